@@ -1,0 +1,146 @@
+//! The two processes: what their programs have to do, and what has become of them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use handover_proto::*;
+
+/// What the two programs have to do, besides what the machines ask for.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    pub(crate) items: usize,
+    pub(crate) early_states: u32,
+    pub(crate) late_states: u32,
+    pub(crate) progress: usize,
+    pub(crate) refuses: bool,
+    pub(crate) probation: Option<Duration>,
+    /// Whether the predecessor exits when it is replaced.
+    pub(crate) exits: bool,
+    /// Whether a driver reads what has arrived before it looks at the clock and at processes.
+    pub(crate) orderly: bool,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        let probation = None;
+        Self {
+            items: 2,
+            early_states: 1,
+            late_states: 1,
+            progress: 1,
+            refuses: false,
+            probation,
+            exits: false,
+            orderly: true,
+        }
+    }
+}
+
+/// What can happen to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    Alive,
+    /// Stopped (SIGSTOP), until then if not for ever.
+    Hung(Option<Time>),
+    Dead,
+}
+
+/// What the predecessor's program has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OldTask {
+    GiveState,
+    StopAccepting,
+    GiveLateState,
+    CompleteLateStates,
+    Exit,
+}
+
+/// What the successor's program has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NewTask {
+    Progress,
+    BeReady,
+    Refuse,
+    StopAccepting,
+    Exit,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Old {
+    pub(crate) machine: Predecessor,
+    pub(crate) life: Life,
+    pub(crate) accepts: bool,
+    /// Whether it has ever stopped accepting.
+    pub(crate) paused: bool,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) events: Vec<PredecessorEvent>,
+    pub(crate) tasks: VecDeque<OldTask>,
+    pub(crate) knows_closed: bool,
+    pub(crate) knows_exited: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct New {
+    pub(crate) machine: Successor,
+    pub(crate) life: Life,
+    pub(crate) accepts: bool,
+    pub(crate) events: Vec<SuccessorEvent>,
+    pub(crate) tasks: VecDeque<NewTask>,
+    /// Whether its end of the channel is closed although it lives.
+    pub(crate) closed: bool,
+    pub(crate) knows_closed: bool,
+    pub(crate) was_ready: bool,
+    pub(crate) got_commit: bool,
+}
+
+impl Old {
+    pub(crate) fn started(script: &Script) -> Self {
+        let item = |n| Item { name: name(&format!("listener-{n}")), address: None, shared: false };
+        let inventory = Inventory {
+            items: (0..script.items).map(item).collect(),
+            states: script.early_states,
+            stderr: true,
+        };
+        let config = PredecessorConfig {
+            versions: Versions::OURS,
+            pid: 100,
+            generation: 2,
+            ready_timeout: Duration::from_secs(60),
+            commit_timeout: Duration::from_secs(10),
+            probation: script.probation,
+        };
+        Self {
+            machine: Predecessor::new(config, inventory, Time::ZERO),
+            life: Life::Alive,
+            accepts: true,
+            paused: false,
+            outcome: None,
+            events: Vec::new(),
+            tasks: vec![OldTask::GiveState; script.early_states as usize].into(),
+            knows_closed: false,
+            knows_exited: false,
+        }
+    }
+}
+
+impl New {
+    pub(crate) fn started() -> Self {
+        let itself =
+            SuccessorConfig { versions: Versions::OURS, pid: 200, software: "test".into() };
+        Self {
+            machine: Successor::new(itself, Time::ZERO),
+            life: Life::Alive,
+            accepts: false,
+            events: Vec::new(),
+            tasks: VecDeque::new(),
+            closed: false,
+            knows_closed: false,
+            was_ready: false,
+            got_commit: false,
+        }
+    }
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).expect("a valid name")
+}

@@ -1,0 +1,332 @@
+//! How a service wants to be upgraded.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::engine::{Shared, Stage};
+use crate::error::{Error, ErrorKind, WhoServes};
+use crate::handover::Handover;
+use crate::program::{CHANNEL, Overrides, Program};
+use crate::sys::poll::wait_readable;
+use crate::sys::signals::{self, SignalSet, Signals, has_other_threads, unblock};
+use crate::sys::spawn::Parent;
+use crate::verdict::{OnVerdict, Verdict};
+
+/// How long a successor may take to become ready, unless set otherwise.
+pub const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the way from a successor's `ready()` to its acceptance may take, late states included,
+/// unless set otherwise.
+pub const DEFAULT_COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a drain may take, unless set otherwise.
+pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How large one state may grow, unless set otherwise: 16 GiB.
+pub const DEFAULT_MAX_STATE_BYTES: u64 = 16 << 30;
+
+/// A signal, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Signal(pub i32);
+
+impl Signal {
+    /// SIGHUP: upgrades, unless set otherwise.
+    pub const HANGUP: Self = Self(signals::SIGHUP);
+    /// SIGINT: stops, unless set otherwise.
+    pub const INTERRUPT: Self = Self(signals::SIGINT);
+    /// SIGQUIT.
+    pub const QUIT: Self = Self(signals::SIGQUIT);
+    /// SIGTERM: stops, unless set otherwise.
+    pub const TERMINATE: Self = Self(signals::SIGTERM);
+    /// SIGUSR1.
+    pub const USER_1: Self = Self(signals::SIGUSR1);
+    /// SIGUSR2.
+    pub const USER_2: Self = Self(signals::SIGUSR2);
+}
+
+/// Whose child a successor is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SuccessorParent {
+    /// The predecessor's: its exit status is known to the verdict.
+    #[default]
+    Predecessor,
+    /// The parent of the predecessor's, a service manager that must own the successor
+    /// (`CLONE_PARENT`, clone(2)). Its exit status is then the manager's to know.
+    Supervisor,
+}
+
+/// How a service wants to be upgraded. Made by [`Handover::builder`].
+#[must_use = "nothing happens before `start` is called"]
+pub struct Builder {
+    upgrade_signals: Vec<Signal>,
+    stop_signals: Vec<Signal>,
+    ready_timeout: Duration,
+    commit_timeout: Duration,
+    drain_timeout: Duration,
+    max_state_bytes: u64,
+    pid_file: Option<PathBuf>,
+    overrides: Overrides,
+    parent: SuccessorParent,
+    capture_stderr: bool,
+    on_verdict: Option<OnVerdict>,
+}
+
+/// Signals, the environment and the child processes are the whole process's: one at a time.
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// That the library is started, until it is dropped. Handles and tasks may keep the engine for
+/// longer, but nobody steps it then.
+#[derive(Debug)]
+pub(crate) struct Started {
+    shared: Option<Arc<Shared>>,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // First: who starts the library next replaces what is left of this one.
+        if let Some(shared) = self.shared.take() {
+            shared.lock().abandon();
+        }
+        STARTED.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            upgrade_signals: vec![Signal::HANGUP],
+            stop_signals: vec![Signal::TERMINATE, Signal::INTERRUPT],
+            ready_timeout: DEFAULT_READY_TIMEOUT,
+            commit_timeout: DEFAULT_COMMIT_TIMEOUT,
+            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            max_state_bytes: DEFAULT_MAX_STATE_BYTES,
+            pid_file: None,
+            overrides: Overrides::default(),
+            parent: SuccessorParent::default(),
+            capture_stderr: true,
+            on_verdict: None,
+        }
+    }
+}
+
+impl Builder {
+    /// The signals that ask for an upgrade. SIGHUP unless set; none if empty.
+    pub fn upgrade_signals(mut self, signals: impl IntoIterator<Item = Signal>) -> Self {
+        self.upgrade_signals = signals.into_iter().collect();
+        self
+    }
+
+    /// The signals that ask for a stop: the first one for a graceful one, the second for an
+    /// immediate one. SIGTERM and SIGINT unless set.
+    pub fn stop_signals(mut self, signals: impl IntoIterator<Item = Signal>) -> Self {
+        self.stop_signals = signals.into_iter().collect();
+        self
+    }
+
+    /// How long a successor may take from its start to its `ready()`. [`DEFAULT_READY_TIMEOUT`]
+    /// unless set; the successor can ask for more with [`Handover::progress`].
+    pub fn ready_timeout(mut self, timeout: Duration) -> Self {
+        self.ready_timeout = timeout;
+        self
+    }
+
+    /// How long the way from a successor's `ready()` to its acceptance may take, late states
+    /// included. Nobody accepts meanwhile, the kernel queues. [`DEFAULT_COMMIT_TIMEOUT`] unless
+    /// set.
+    pub fn commit_timeout(mut self, timeout: Duration) -> Self {
+        self.commit_timeout = timeout;
+        self
+    }
+
+    /// How long what is in flight may take to finish, after a handover or on a stop. On a stop that
+    /// includes what listeners have queued: one that nobody accepts from makes a stop last as long.
+    /// [`DEFAULT_DRAIN_TIMEOUT`] unless set.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// How large one state may grow. [`DEFAULT_MAX_STATE_BYTES`] unless set.
+    pub fn max_state_bytes(mut self, bytes: u64) -> Self {
+        self.max_state_bytes = bytes;
+        self
+    }
+
+    /// A file that always names the process that serves: replaced in one step when a generation
+    /// begins to serve, removed on a stop. None unless set.
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.pid_file = Some(path.into());
+        self
+    }
+
+    /// The executable of successors, instead of the path that this process was started by. A
+    /// relative one is resolved against the directory that this process was started in.
+    pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
+        self.overrides.executable = Some(path.into());
+        self
+    }
+
+    /// The arguments of successors, without the zeroth, instead of this process's.
+    pub fn arguments<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.overrides.arguments = Some(arguments.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets a variable for successors, over this process's environment as it will be then.
+    pub fn environment(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.overrides.environment.insert(name.into(), Some(value.into()));
+        self
+    }
+
+    /// Removes a variable from the environment of successors.
+    pub fn environment_remove(mut self, name: impl Into<OsString>) -> Self {
+        self.overrides.environment.insert(name.into(), None);
+        self
+    }
+
+    /// The working directory of successors, instead of the one that this process was started in.
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.overrides.directory = Some(path.into());
+        self
+    }
+
+    /// Whose child a successor is.
+    pub fn successor_parent(mut self, parent: SuccessorParent) -> Self {
+        self.parent = parent;
+        self
+    }
+
+    /// Whether what a successor writes to stderr before it serves is remembered, to be shown with
+    /// the verdict of an upgrade that fails. It is written to this process's stderr all the same.
+    /// On unless set.
+    ///
+    /// Until it serves, the stderr of the successor is a pipe to this process. A process that the
+    /// successor starts before its `ready()`, and that lives on, keeps that pipe and should be
+    /// given a stderr of its own.
+    pub fn capture_stderr(mut self, capture: bool) -> Self {
+        self.capture_stderr = capture;
+        self
+    }
+
+    /// Calls this with the verdict of each upgrade, whoever asked for it. It runs in the waiter and
+    /// should return soon: nothing else is done meanwhile, so waiting for another upgrade here would
+    /// be for ever.
+    pub fn on_verdict(mut self, tell: impl Fn(&Verdict) + Send + Sync + 'static) -> Self {
+        self.on_verdict = Some(Box::new(tell));
+        self
+    }
+
+    /// Starts: installs the signal handlers and, in a successor, takes over what the predecessor
+    /// hands over.
+    ///
+    /// To be called first thing in main: before the working directory changes, and before other
+    /// threads are started, those of a runtime included. A successor begins with the signals blocked
+    /// that the library handles, and they are let through in the calling thread only: processes that
+    /// a thread from before starts would have them blocked. A variable is taken out of the
+    /// environment, too, which C code in another thread may be reading. If that variable lies, or
+    /// was meant for another process, it has no effect.
+    ///
+    /// # Errors
+    ///
+    /// A successor gets an error if the predecessor calls the handover off, cannot be understood,
+    /// or is silent for a minute; it is to exit then. Otherwise the kernel has refused something.
+    pub fn start(self) -> Result<Handover, Error> {
+        let fail = |kind| Error::new(kind, WhoServes::Nobody);
+        let io = |doing| move |source| fail(ErrorKind::Io { doing, source });
+        if STARTED.swap(true, Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::AlreadyStarted, WhoServes::Unchanged));
+        }
+        let mut started = Started { shared: None };
+        self.check()?;
+        let variable = crate::sys::environment::take(CHANNEL);
+        let program =
+            Program::of_this_process(self.overrides).map_err(io("the working directory"))?;
+
+        let upgrade: Vec<i32> = self.upgrade_signals.iter().map(|signal| signal.0).collect();
+        let stop: Vec<i32> = self.stop_signals.iter().map(|signal| signal.0).collect();
+        let mut blocked = SignalSet::blocked();
+        let handled: Vec<i32> = upgrade.iter().chain(&stop).copied().collect();
+        handled.iter().for_each(|signal| blocked.insert(*signal));
+        let signals = Signals::install(&upgrade, &stop)
+            .map_err(|source| fail(ErrorKind::Signal { source }))?;
+        // A predecessor has blocked them for the time before the handlers stood.
+        unblock(&handled);
+        if variable.is_some() && has_other_threads() {
+            tracing::warn!(
+                "there were threads before handover was started: what they start will have the \
+                 stop signals blocked"
+            );
+        }
+
+        let config = Config {
+            program,
+            parent: match self.parent {
+                SuccessorParent::Predecessor => Parent::Us,
+                SuccessorParent::Supervisor => Parent::Ours,
+            },
+            capture_stderr: self.capture_stderr,
+            blocked,
+            ready_timeout: self.ready_timeout,
+            commit_timeout: self.commit_timeout,
+            drain_timeout: self.drain_timeout,
+            max_state_bytes: self.max_state_bytes,
+            pid_file: self.pid_file,
+            on_verdict: self.on_verdict,
+        };
+        let shared =
+            Arc::new(Shared::new(config, signals, variable).map_err(io("epoll or eventfd"))?);
+        started.shared = Some(Arc::clone(&shared));
+        loop {
+            let (stage, deadline) = shared.step();
+            match stage {
+                Stage::Adopting => {
+                    wait_readable(&[shared.fd()], deadline).map_err(io("to wait"))?;
+                }
+                Stage::Failed => return Err(shared.lock().take_failure()),
+                Stage::Claiming
+                | Stage::Committing
+                | Stage::Serving
+                | Stage::Draining
+                | Stage::Done => return Ok(Handover::new(shared, started)),
+            }
+        }
+    }
+
+    /// Finds out now what would fail every upgrade.
+    fn check(&self) -> Result<(), Error> {
+        let fail = |kind| Err(Error::new(kind, WhoServes::Nobody));
+        if self.overrides.arguments.iter().flatten().any(has_nul) {
+            return fail(ErrorKind::NulByte { what: "an argument for successors".into() });
+        }
+        for (name, value) in &self.overrides.environment {
+            if has_nul(name) || value.as_ref().is_some_and(has_nul) {
+                return fail(ErrorKind::NulByte { what: "a variable for successors".into() });
+            }
+            if name.is_empty() || name.as_encoded_bytes().contains(&b'=') {
+                return fail(ErrorKind::VariableName { name: name.display().to_string() });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn has_nul(text: &OsString) -> bool {
+    text.as_encoded_bytes().contains(&0)
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("upgrade_signals", &self.upgrade_signals)
+            .field("stop_signals", &self.stop_signals)
+            .field("ready_timeout", &self.ready_timeout)
+            .field("drain_timeout", &self.drain_timeout)
+            .finish_non_exhaustive()
+    }
+}

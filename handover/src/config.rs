@@ -1,0 +1,32 @@
+//! What `Builder` has made up its mind about.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::program::Program;
+use crate::sys::signals::SignalSet;
+use crate::sys::spawn::Parent;
+use crate::verdict::OnVerdict;
+
+/// What does not change after the start.
+pub(crate) struct Config {
+    /// How a successor is started.
+    pub(crate) program: Program,
+    pub(crate) parent: Parent,
+    pub(crate) capture_stderr: bool,
+    /// What a successor starts with blocked: what this process was started with, and the signals
+    /// that its library will handle.
+    pub(crate) blocked: SignalSet,
+    pub(crate) ready_timeout: Duration,
+    pub(crate) commit_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) max_state_bytes: u64,
+    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) on_verdict: Option<OnVerdict>,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config").field("program", &self.program).finish_non_exhaustive()
+    }
+}

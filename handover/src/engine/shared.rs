@@ -1,0 +1,139 @@
+//! The engine under its lock, and what can be had without.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::{Engine, Stage, Status, Ticket};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::drain::InFlight;
+use crate::link::Link;
+use crate::sys::poll::{Interest, Poller, Wake};
+use crate::sys::signals::Signals;
+use crate::verdict::Verdict;
+use crate::watch::Watch;
+
+/// The engine and what can be had without its lock.
+pub(crate) struct Shared {
+    engine: Mutex<Engine>,
+    config: Arc<Config>,
+    poller: Arc<Poller>,
+    pub(crate) wake: Arc<Wake>,
+    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) status: Watch<Status>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: Config,
+        signals: Signals,
+        variable: Option<OsString>,
+    ) -> io::Result<Self> {
+        let config = Arc::new(config);
+        let poller = Arc::new(Poller::new()?);
+        let wake = Arc::new(Wake::new()?);
+        let in_flight = Arc::new(InFlight::new(Arc::clone(&wake)));
+        let clock = Clock::start();
+        poller.add(&signals, Interest::Read)?;
+        poller.add(&*wake, Interest::Read)?;
+        let link = match variable {
+            Some(variable) => Link::adopt(&variable, &poller, clock)?,
+            None => None,
+        };
+        let engine = Engine::new(&config, clock, &poller, &wake, &in_flight, signals, link);
+        let status = Watch::new(engine.status());
+        Ok(Self { engine: Mutex::new(engine), config, poller, wake, in_flight, status })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to wait on for the next step.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.poller.as_fd()
+    }
+
+    /// Does what can be done without waiting; returns where this process stands and by when to come
+    /// back.
+    pub(crate) fn step(&self) -> (Stage, Option<Instant>) {
+        let (status, deadline, verdicts) = {
+            let mut engine = self.lock();
+            engine.step();
+            (engine.status(), engine.deadline(), std::mem::take(&mut engine.verdicts))
+        };
+        let stage = status.stage;
+        // The verdict comes before the word that this process is done: who waits for that may exit.
+        for (verdict, tickets) in verdicts {
+            self.tell_verdict(verdict, tickets);
+        }
+        self.tell_status(status);
+        (stage, deadline)
+    }
+
+    /// Asks for an upgrade.
+    pub(crate) fn request_upgrade(&self) -> Ticket {
+        let ticket = Ticket::new(Watch::new(None));
+        let refused = {
+            let mut engine = self.lock();
+            let refused = engine.refusal();
+            if refused.is_none() {
+                engine.upgrade_pending = true;
+                engine.tickets.push(Arc::clone(&ticket));
+            }
+            refused
+        };
+        if let Some(verdict) = refused {
+            ticket.update(|told| *told = Some(Arc::new(verdict)));
+        }
+        self.wake.set();
+        ticket
+    }
+
+    /// Asks for a graceful stop; a second time for an immediate one.
+    pub(crate) fn request_stop(&self) {
+        self.lock().stops += 1;
+        self.wake.set();
+    }
+
+    fn tell_verdict(&self, verdict: Verdict, tickets: Vec<Ticket>) {
+        if let Some(on_verdict) = &self.config.on_verdict {
+            // The waiter is to survive a panic of the application's code, as signals are acted upon
+            // there and others wait for this verdict as well.
+            let told = catch_unwind(AssertUnwindSafe(|| on_verdict(&verdict)));
+            if told.is_err() {
+                tracing::error!("on_verdict panicked");
+            }
+        }
+        let verdict = Arc::new(verdict);
+        for ticket in tickets {
+            ticket.update(|told| *told = Some(Arc::clone(&verdict)));
+        }
+    }
+
+    fn tell_status(&self, status: Status) {
+        // Another thread may have come further in the meantime; nothing ever goes back.
+        let news = self.status.look(|old| {
+            old.stage < status.stage || (!old.predecessor_gone && status.predecessor_gone)
+        });
+        if news {
+            self.status.update(|old| {
+                let predecessor_gone = old.predecessor_gone || status.predecessor_gone;
+                if old.stage <= status.stage {
+                    *old = status;
+                }
+                old.predecessor_gone = predecessor_gone;
+            });
+        }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("status", &self.status).finish_non_exhaustive()
+    }
+}

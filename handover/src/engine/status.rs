@@ -1,0 +1,47 @@
+//! What can be seen of the engine from outside.
+
+use std::sync::Arc;
+
+use crate::drain::Drained;
+use crate::verdict::Verdict;
+use crate::watch::Watch;
+
+/// Where this process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// The predecessor's things are on their way.
+    Adopting,
+    /// The application claims and initialises.
+    Claiming,
+    /// `ready()` was called.
+    Committing,
+    Serving,
+    Draining,
+    Done,
+    /// This process does not come to serve.
+    Failed,
+}
+
+/// Why this process does not accept any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ending {
+    /// A successor serves.
+    HandedOver,
+    /// It was told to stop.
+    Stopped,
+    /// The predecessor serves again: it had waited too long for this process's word that it serves.
+    RolledBack,
+}
+
+/// What waiters and handles see.
+#[derive(Debug)]
+pub(crate) struct Status {
+    pub(crate) stage: Stage,
+    pub(crate) ending: Option<Ending>,
+    pub(crate) predecessor_gone: bool,
+    pub(crate) drained: Option<Drained>,
+}
+
+/// Where the verdict of one request arrives.
+pub(crate) type Ticket = Arc<Watch<Option<Arc<Verdict>>>>;

@@ -1,0 +1,22 @@
+//! One short program for each way of using the library, from its folder of examples.
+//!
+//! Each can be run and upgraded: `cargo run --example echo`, then `kill -HUP` its process.
+
+#[cfg(feature = "axum")]
+#[doc = include_str!("guide/http.md")]
+#[doc = concat!("```no_run\n", include_str!("../examples/http.rs"), "```")]
+pub mod http {}
+
+#[cfg(feature = "tokio")]
+#[doc = include_str!("guide/echo.md")]
+#[doc = concat!("```no_run\n", include_str!("../examples/echo.rs"), "```")]
+pub mod echo {}
+
+#[doc = include_str!("guide/echo_blocking.md")]
+#[doc = concat!("```no_run\n", include_str!("../examples/echo_blocking.rs"), "```")]
+pub mod echo_blocking {}
+
+#[cfg(feature = "serde")]
+#[doc = include_str!("guide/state.md")]
+#[doc = concat!("```no_run\n", include_str!("../examples/state.rs"), "```")]
+pub mod state {}

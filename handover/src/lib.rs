@@ -1,0 +1,131 @@
+//! A network service replaces itself with a new version of itself, and nobody notices.
+//!
+//! No refused connection, no reset, no dropped request, no forgotten state; and a new version that
+//! does not start, crashes or hangs changes nothing. The running process, the *predecessor*, starts
+//! the new one, its *successor*, hands it its listeners and state, goes on serving while the
+//! successor initialises, and steps aside when that says it is ready:
+//!
+//! ```text
+//!  predecessor                                             successor
+//!   │ SIGHUP, or Handle::upgrade                             .
+//!   ├── starts it ─────────────────────────────────────────► Builder::start
+//!   ├── listeners, descriptors, early state ───────────────► Handover::listen, state, ...
+//!   │ (serves)                                               │ initialises
+//!   │ ◄─────────────────────────────────────────────────────── Handover::ready
+//!   │ stops accepting                                        │
+//!   ├── commit, late state ────────────────────────────────► Running: serves
+//!   │ drains what it had accepted, exits                     │
+//! ```
+//!
+//! # What it does not do
+//!
+//! - It does not move connections: those that were accepted are served to their end by the process
+//!   that accepted them, within the drain timeout.
+//! - It does not watch over the service. Without a supervisor, a successor that crashes after the
+//!   commit is an outage.
+//! - It runs on Linux, 5.4 or newer, so far.
+//! - Two generations that read one UDP socket would take each other's datagrams: only the one that
+//!   serves reads, and protocols with state of their own, such as QUIC, lose theirs at the commit
+//!   unless it is handed over.
+//!
+//! # How to use it
+//!
+//! Call [`Builder::start`] first thing in main, claim with [`Handover::listen`] what was bound
+//! before, initialise, and call [`Handover::ready`] or, in Tokio, `handover::tokio::ready`. Accept
+//! until there is nothing more, [drain](Running::wait), exit. The [`guide`] has one short program
+//! for each way of using it.
+//!
+//! ```no_run
+//! use std::io::Write;
+//!
+//! use handover::{Handover, TcpListener};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let handover = Handover::builder().start()?;
+//! let listener: TcpListener = handover.listen("greetings", "127.0.0.1:7000")?;
+//! let running = handover.ready()?;
+//!
+//! std::thread::spawn(move || {
+//!     for mut connection in listener.incoming().flatten() {
+//!         let _ = connection.write_all(b"hello\n");
+//!     }
+//! });
+//! running.wait()?.drain()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Signals
+//!
+//! SIGHUP asks for an upgrade, SIGTERM and SIGINT for a stop: the first one for a graceful one, the
+//! second for an immediate one ([`Builder::upgrade_signals`], [`Builder::stop_signals`]). They are
+//! the library's until the process exits. One that comes while a successor starts is kept until its
+//! handlers stand; a second stop signal before `ready()` has its default action, as nobody can act
+//! on it otherwise. Applications may listen for the same signals as well.
+//!
+//! # Who serves after a failure
+//!
+//! Every error knows ([`Error::who_serves`], [`ClaimError::who_serves`]), and a failed [`Verdict`]
+//! means that this process does. Whatever happens to a successor before the commit, the predecessor
+//! has never stopped serving. If the predecessor dies before the commit, its successor serves alone.
+//!
+//! # Features
+//!
+//! - `tokio` (default): listeners, datagram sockets and the waiter for Tokio, in `handover::tokio`.
+//! - `axum`: `axum::serve` on those listeners.
+//! - `serde`: states as JSON, [`StateWriter::json`](StateWriter) and [`State::json`](State).
+//!
+//! # Logs
+//!
+//! Steps of a normal handover are `tracing` events of level `info`; `warn` and `error` mean that
+//! somebody should look.
+
+#![warn(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
+
+mod attempt;
+mod builder;
+mod clock;
+mod config;
+mod drain;
+mod engine;
+mod error;
+mod gate;
+#[cfg(doc)]
+pub mod guide;
+mod handover;
+mod link;
+mod listener;
+mod pidfile;
+mod program;
+mod registry;
+mod running;
+mod state;
+mod stderr;
+mod sys;
+#[cfg(feature = "tokio")]
+pub mod tokio;
+mod verdict;
+mod watch;
+
+pub use builder::{
+    Builder, DEFAULT_COMMIT_TIMEOUT, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_STATE_BYTES,
+    DEFAULT_READY_TIMEOUT, Signal, SuccessorParent,
+};
+pub use drain::{Drained, Guard};
+pub use engine::Ending;
+pub use error::{ClaimError, ClaimErrorKind, Error, ErrorKind, WhoServes};
+pub use handover::Handover;
+pub use handover_proto::{InvalidName, Version, Versions, Violation};
+pub use listener::{
+    Address, AddressError, Bind, Claim, Connection, DEFAULT_BACKLOG, MAX_UNIX_PATH_BYTES,
+    SeqpacketStream, TcpListener, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacketListener,
+};
+pub use registry::Descriptor;
+pub use running::{Draining, Handle, Running, Until, Upgrade};
+pub use state::{InPlace, State, StateError, StateWriter};
+pub use verdict::{Failure, Phase, Reason, SpawnError, Success, Timings, Verdict};
+
+/// The README's code compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -1,0 +1,282 @@
+//! A bound socket of this service: one for each name, shared by its wrapper and the registry.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use handover_proto::Name;
+
+use super::address::Address;
+use super::bind::Bound;
+use super::retire::Retirement;
+use crate::drain::{Guard, InFlight};
+use crate::gate::{Gate, Stance};
+use crate::sys;
+use crate::sys::file::Identity;
+use crate::sys::socket::{Accepted, Blocking, Trouble};
+
+/// How long to leave a listener alone when this process is out of descriptors or memory.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub(crate) name: Name,
+    /// The address that was asked for, as text.
+    pub(crate) asked: String,
+    /// Somebody outside the service may have the socket as well: it is never taken out of service.
+    pub(crate) shared: bool,
+    fd: OwnedFd,
+    /// The socket's place in the file system, to be removed with it.
+    path: Option<(PathBuf, Identity)>,
+    gate: Arc<Gate>,
+    in_flight: Arc<InFlight>,
+    /// The backlog with which to listen once this process serves. Unset for what listens already,
+    /// or never does.
+    unheard: Mutex<Option<i32>>,
+    /// Set for good when the socket is to take nothing new any more.
+    retirement: Mutex<Option<Retirement>>,
+    /// Whether `retirement` has to be looked at.
+    retires: AtomicBool,
+    /// Whether anybody takes anything here.
+    in_use: AtomicBool,
+    /// Whether somebody may take things without us.
+    is_cloned: AtomicBool,
+}
+
+/// What an attempt to take something from the socket came to.
+pub(crate) enum Attempted<T> {
+    /// Here it is.
+    Taken(T, Guard),
+    /// Nothing is there: wait for the socket or the gate.
+    Empty,
+    /// Nothing can be taken before then, whatever the socket says.
+    NotBefore(Instant),
+    /// Nothing is there: look again when the socket says so, and at that time at the latest.
+    Until(Instant),
+    /// Not now: wait for the gate.
+    Paused,
+    /// Nothing will ever come.
+    Ended,
+}
+
+impl Endpoint {
+    pub(crate) fn new(
+        name: Name,
+        asked: String,
+        bound: Bound,
+        stance: Stance,
+        in_flight: Arc<InFlight>,
+    ) -> Self {
+        let Bound { fd, unheard, shared } = bound;
+        let path = if shared { None } else { place(&fd) };
+        Self {
+            name,
+            asked,
+            shared,
+            fd,
+            path,
+            gate: Arc::new(Gate::new(stance)),
+            in_flight,
+            unheard: Mutex::new(unheard),
+            retirement: Mutex::new(None),
+            retires: AtomicBool::new(false),
+            in_use: AtomicBool::new(false),
+            is_cloned: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// The address that the socket has.
+    pub(crate) fn local_address(&self) -> io::Result<Address> {
+        let address = socket2::SockRef::from(&self.fd).local_addr()?;
+        Address::of_socket(&address).ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// Whether it listens, if it ever does.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_heard(&self) -> bool {
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// Whatever comes is taken, from here on.
+    pub(crate) fn open(&self) {
+        let unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(backlog) = unheard
+            && let Err(error) = socket2::SockRef::from(&self.fd).listen(backlog)
+        {
+            tracing::error!(name = %self.name, %error, "cannot listen: somebody else does");
+        }
+        self.gate.turn(Stance::Open);
+    }
+
+    /// Nothing more is taken; what is queued is another generation's.
+    pub(crate) fn end(&self) {
+        self.gate.turn(Stance::Ended);
+    }
+
+    /// A descriptor of the same socket, for somebody who does without us.
+    pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
+        let clone = self.fd.try_clone()?;
+        let mut retirement = self.retirement();
+        self.is_cloned.store(true, Ordering::SeqCst);
+        if !self.in_use.load(Ordering::SeqCst)
+            && let Some(retirement) = retirement.as_mut()
+        {
+            retirement.give_up();
+            self.end();
+        }
+        Ok(clone)
+    }
+
+    /// Nothing new comes; what is queued is taken, then the endpoint has ended.
+    pub(crate) fn retire(&self) {
+        let mut retirement = self.retirement();
+        if retirement.is_some() || self.gate.stance() == Stance::Ended {
+            return;
+        }
+        if self.shared {
+            // What is queued is theirs, too.
+            drop(retirement);
+            return self.end();
+        }
+        self.remove_path();
+        let listens = || sys::socket::facts(self.fd.as_fd()).is_ok_and(|facts| facts.listening);
+        if !self.in_use.load(Ordering::SeqCst)
+            && (self.is_cloned.load(Ordering::SeqCst) || !listens())
+        {
+            // Nobody has ever taken anything from it: a clone is used in its place, or it only sends.
+            // Nobody would tell us of the end of what is queued.
+            drop(retirement);
+            return self.end();
+        }
+        // Before the barrier: who accepts what came through it has to know.
+        self.retires.store(true, Ordering::SeqCst);
+        *retirement = Some(Retirement::begin(self.fd.as_fd(), self.in_flight.enter()));
+        drop(retirement);
+        self.gate.turn(Stance::Retiring);
+    }
+
+    /// Takes a connection.
+    ///
+    /// # Errors
+    ///
+    /// Only what is wrong with the listener itself. What is wrong with a connection, and what
+    /// passes, never ends a service.
+    pub(crate) fn accept(&self, blocking: Blocking) -> io::Result<Attempted<Accepted>> {
+        self.take(|fd| {
+            let accepted = sys::socket::accept(fd, blocking)?;
+            if self.retires.load(Ordering::SeqCst)
+                && let Some(retirement) = &*self.retirement()
+            {
+                retirement.admit(accepted.0.as_fd());
+            }
+            Ok(accepted)
+        })
+    }
+
+    /// Somebody wants what comes to the socket.
+    pub(crate) fn use_it(&self) {
+        self.in_use.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes a datagram, by this call.
+    pub(crate) fn receive<A>(
+        &self,
+        receive: impl FnMut(BorrowedFd<'_>) -> io::Result<(usize, A)>,
+    ) -> io::Result<Attempted<(usize, A)>> {
+        self.take(receive)
+    }
+
+    fn take<T>(
+        &self,
+        mut take: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<Attempted<T>> {
+        self.use_it();
+        let entry = self.in_flight.enter();
+        let _pass = self.gate.pass(|| self.in_flight.wake());
+        loop {
+            let retiring = match self.gate.stance() {
+                Stance::Paused => return Ok(Attempted::Paused),
+                Stance::Ended => return Ok(Attempted::Ended),
+                Stance::Open => false,
+                Stance::Retiring => true,
+            };
+            match take(self.fd.as_fd()) {
+                Ok(taken) => return Ok(Attempted::Taken(taken, entry.guard())),
+                Err(e) => match Trouble::of(&e) {
+                    Trouble::Nothing if retiring => {}
+                    Trouble::Nothing => return Ok(Attempted::Empty),
+                    Trouble::ThisOne => continue,
+                    Trouble::Exhausted => {
+                        tracing::warn!(name = %self.name, error = %e, "cannot accept for a while");
+                        return Ok(Attempted::NotBefore(Instant::now() + EXHAUSTED_PAUSE));
+                    }
+                    Trouble::Socket => return Err(e),
+                },
+            }
+            let now = Instant::now();
+            match self.retirement().as_mut().and_then(|retirement| retirement.look_again(now)) {
+                Some(at) if at <= now => {}
+                Some(at) => return Ok(Attempted::Until(at)),
+                None => {
+                    // Whoever still holds the listener must not keep clients waiting at it.
+                    sys::socket::close_for_all(self.fd.as_fd());
+                    self.gate.turn(Stance::Ended);
+                    return Ok(Attempted::Ended);
+                }
+            }
+        }
+    }
+
+    fn retirement(&self) -> MutexGuard<'_, Option<Retirement>> {
+        self.retirement.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove_path(&self) {
+        if let Some((path, identity)) = &self.path
+            && Identity::of_link(path) == Some(*identity)
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot remove the socket");
+        }
+    }
+}
+
+impl AsFd for Endpoint {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Where the socket is in the file system, if it is.
+fn place(socket: &OwnedFd) -> Option<(PathBuf, Identity)> {
+    let address = socket2::SockRef::from(socket).local_addr().ok()?;
+    // The working directory may be another one by the time of the removal.
+    let path = std::path::absolute(address.as_pathname()?).ok()?;
+    let identity = Identity::of_link(&path)?;
+    Some((path, identity))
+}
+
+/// Tokio registers what has a number.
+impl AsRawFd for Endpoint {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl Drop for Endpoint {
+    /// A listener that is dropped while it serves goes for good, and its path with it. In any
+    /// other stance the path belongs to another generation, or will.
+    fn drop(&mut self) {
+        if self.gate.stance() == Stance::Open {
+            self.remove_path();
+        }
+    }
+}

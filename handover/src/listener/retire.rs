@@ -1,0 +1,129 @@
+//! Taking a listener out of service without resetting what it has queued.
+//!
+//! Closing the last copy of a listener resets what waits in its queue and what is half-way through
+//! its handshake. So nothing new is let in first, then everything is accepted that is queued or
+//! still completes its handshake, and only then the listener is closed.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use crate::drain::Entry;
+use crate::sys::socket::{self, Barrier, Handshake};
+
+/// How often to look whether handshakes have completed, at most. The kernel tells nobody; the
+/// completed ones are told by the listener itself.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// How many times as long as a look takes to wait for the next one: where there are many
+/// connections, a look is expensive.
+const LOOKS_APART: u32 = 4;
+
+/// How long to wait for handshakes where the kernel does not say how many there are.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// How long to wait for handshakes at most: time for two lost packets. There are always some that
+/// nobody means to complete where the network is hostile.
+const HANDSHAKES_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The retirement of one socket. It is kept for as long as the socket is open: the barrier may be
+/// asked for connections up to its end.
+#[derive(Debug)]
+pub(crate) struct Retirement {
+    /// Keeps the drain waiting, until everything is accepted.
+    entry: Option<Entry>,
+    barrier: Option<Barrier>,
+    /// The address, of a TCP listener.
+    address: Option<SocketAddr>,
+    /// The handshakes that were half done at the first look and may be still. Later ones are not
+    /// ours, but of others who listen on the port.
+    handshakes: Option<HashSet<Handshake>>,
+    /// That there was none left when it was last looked.
+    complete: bool,
+    begun: Instant,
+}
+
+impl Retirement {
+    /// Lets nothing new in from here on.
+    pub(crate) fn begin(fd: BorrowedFd<'_>, entry: Entry) -> Self {
+        let mut retirement = Self {
+            entry: Some(entry),
+            barrier: None,
+            address: None,
+            handshakes: None,
+            complete: false,
+            begun: Instant::now(),
+        };
+        let Ok(facts) = socket::facts(fd) else { return retirement };
+        if !facts.listening {
+            return retirement;
+        }
+        if facts.domain == socket2::Domain::UNIX {
+            if let Err(error) = socket::refuse_new(fd) {
+                tracing::warn!(%error, "a Unix listener retires without refusing new connections");
+            }
+            return retirement;
+        }
+        retirement.address =
+            socket2::SockRef::from(&fd).local_addr().ok().and_then(|address| address.as_socket());
+        match socket::drop_new(fd) {
+            Ok(barrier) => retirement.barrier = Some(barrier),
+            Err(error) => tracing::warn!(
+                %error,
+                "a listener retires without a barrier: connections that arrive at its very end \
+                 are reset"
+            ),
+        }
+        retirement
+    }
+
+    /// To be called with each connection that is accepted from here on.
+    pub(crate) fn admit(&self, connection: BorrowedFd<'_>) {
+        if let Some(barrier) = &self.barrier {
+            barrier.admit(connection);
+        }
+    }
+
+    /// Does not keep the drain waiting any more.
+    pub(crate) fn give_up(&mut self) {
+        self.entry = None;
+    }
+
+    /// To be called when the queue was found empty: when to look again, `None` if it was for good.
+    pub(crate) fn look_again(&mut self, now: Instant) -> Option<Instant> {
+        let again = self.next_look(now);
+        if again.is_none() {
+            self.give_up();
+        }
+        again
+    }
+
+    fn next_look(&mut self, now: Instant) -> Option<Instant> {
+        let address = self.address?;
+        if self.complete {
+            return None;
+        }
+        let patience = match socket::half_open(address) {
+            Some(found) => {
+                let left = match self.handshakes.take() {
+                    Some(mut left) => {
+                        left.retain(|handshake| found.contains(handshake));
+                        left
+                    }
+                    None => found,
+                };
+                // The last ones may have completed between the look into the queue and this one.
+                self.complete = left.is_empty();
+                self.handshakes = Some(left);
+                HANDSHAKES_TIMEOUT
+            }
+            None => QUIET,
+        };
+        if self.complete {
+            return Some(now);
+        }
+        let pause = LOOK_AGAIN.max(LOOKS_APART * now.elapsed());
+        (now < self.begun + patience).then(|| now + pause)
+    }
+}

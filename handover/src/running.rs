@@ -1,0 +1,274 @@
+//! A process that serves, and how it ends.
+
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::builder::Started;
+use crate::drain::{Drained, Guard};
+use crate::engine::{Ending, Shared, Stage, Status, Ticket};
+use crate::error::{ClaimError, Error, ErrorKind};
+use crate::handover::{claim, descriptor, take};
+use crate::listener::{Bind, Claim};
+use crate::registry::Descriptor;
+use crate::state::State;
+use crate::sys::poll::wait_readable;
+use crate::verdict::Verdict;
+use crate::watch::Seat;
+
+/// A process that serves, in a program without a runtime.
+///
+/// [`wait`](Self::wait) has to be called, in any thread: it is there that signals are acted upon
+/// and upgrades are made.
+#[derive(Debug)]
+#[must_use = "signals and upgrades are handled in `wait`"]
+pub struct Running {
+    handle: Handle,
+    started: Started,
+}
+
+impl Running {
+    pub(crate) fn new(shared: Arc<Shared>, started: Started) -> Self {
+        Self { handle: Handle { shared }, started }
+    }
+
+    /// A handle to this process for other threads.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Serves until this process must not accept any more: a successor does, or a stop was asked
+    /// for.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to wait, which it does for want of memory only.
+    pub fn wait(self) -> Result<Draining, Error> {
+        self.handle.drive(|stage| stage >= Stage::Draining)?;
+        Ok(Draining { handle: self.handle, started: self.started })
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn into_parts(self) -> (Handle, Started) {
+        (self.handle, self.started)
+    }
+}
+
+/// A process that does not accept any more and finishes what it has accepted.
+#[derive(Debug)]
+#[must_use = "what is in flight is lost if the process exits before `drain` returns"]
+pub struct Draining {
+    handle: Handle,
+    started: Started,
+}
+
+impl Draining {
+    /// A handle to this process for other threads.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Why this process does not accept any more.
+    pub fn ending(&self) -> Ending {
+        self.handle.shared.status.look(|status| status.ending).unwrap_or(Ending::Stopped)
+    }
+
+    /// Waits until nothing is in flight, for the drain timeout, or for a second stop signal. Then
+    /// the process is to exit; what is in flight is cut by that.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to wait, which it does for want of memory only.
+    pub fn drain(self) -> Result<Drained, Error> {
+        self.handle.drive(|stage| stage >= Stage::Done)?;
+        drop(self.started);
+        Ok(self.handle.shared.status.look(|status| status.drained).unwrap_or_default())
+    }
+}
+
+/// A handle to a process that serves; cheap to clone, for any thread or task.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// The number of this generation. The first one is 1.
+    pub fn generation(&self) -> u64 {
+        self.shared.lock().generation
+    }
+
+    /// Whether this process was started to replace a predecessor.
+    pub fn is_successor(&self) -> bool {
+        self.shared.lock().is_successor
+    }
+
+    /// Counts something as in flight: a drain waits for it.
+    pub fn guard(&self) -> Guard {
+        self.shared.in_flight.guard()
+    }
+
+    /// How much is in flight.
+    pub fn in_flight(&self) -> u64 {
+        self.shared.in_flight.active()
+    }
+
+    /// Takes the state of that name which the predecessor wrote after it had stopped accepting.
+    /// There is none if the predecessor died before.
+    pub fn late_state(&self, name: &str) -> Option<State> {
+        take(&mut self.shared.lock().late_states, name)
+    }
+
+    /// Claims or binds a socket, as [`Handover::listen`](crate::Handover::listen) does; it accepts
+    /// at once, and is handed over like any other from here on.
+    ///
+    /// # Errors
+    ///
+    /// As there, and if an upgrade is under way: its successor would not know of the listener.
+    pub fn listen<S: Claim>(&self, name: &str, bind: impl Into<Bind>) -> Result<S, ClaimError> {
+        claim(&self.shared, Some(name), bind.into())
+    }
+
+    /// Claims or makes a descriptor, as [`Handover::descriptor`](crate::Handover::descriptor) does.
+    ///
+    /// # Errors
+    ///
+    /// As there, and if an upgrade is under way: its successor would not know of the descriptor.
+    pub fn descriptor(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> std::io::Result<OwnedFd>,
+    ) -> Result<Descriptor, ClaimError> {
+        descriptor(&self.shared, name, make)
+    }
+
+    /// Asks for an upgrade, as the upgrade signal does, and gives its verdict.
+    ///
+    /// If one is under way, that is the verdict.
+    pub fn upgrade(&self) -> Upgrade {
+        Upgrade { ticket: self.shared.request_upgrade(), seat: Seat::default() }
+    }
+
+    /// Asks for a stop, as the stop signal does: a graceful one, and an immediate one when it is
+    /// asked for again.
+    pub fn stop(&self) {
+        self.shared.request_stop();
+    }
+
+    /// Comes when this process must not accept any more.
+    pub fn draining(&self) -> Until {
+        Until::new(&self.shared, |status| status.stage >= Stage::Draining)
+    }
+
+    /// Comes when no predecessor runs any more; at once where there was none.
+    pub fn predecessor_gone(&self) -> Until {
+        Until::new(&self.shared, |status| status.predecessor_gone)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Drives the engine in this thread up to a stage.
+    fn drive(&self, arrived: impl Fn(Stage) -> bool) -> Result<(), Error> {
+        loop {
+            let (stage, deadline) = self.shared.step();
+            if arrived(stage) {
+                return Ok(());
+            }
+            if let Err(source) = wait_readable(&[self.shared.fd()], deadline) {
+                return Err(self.shared.lock().error(ErrorKind::Io { doing: "to wait", source }));
+            }
+        }
+    }
+}
+
+/// The verdict of an upgrade that was asked for: a future, and for threads [`wait`](Self::wait).
+#[derive(Debug)]
+#[must_use = "the verdict says whether the upgrade succeeded"]
+pub struct Upgrade {
+    ticket: Ticket,
+    seat: Seat,
+}
+
+impl Upgrade {
+    /// Waits for the verdict. Not to be called in the thread that is to call [`Running::wait`].
+    pub fn wait(self) -> Arc<Verdict> {
+        loop {
+            if let Some(verdict) = self.ticket.wait(None, Option::clone) {
+                return verdict;
+            }
+        }
+    }
+}
+
+impl Future for Upgrade {
+    type Output = Arc<Verdict>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arc<Verdict>> {
+        let Self { ticket, seat } = &mut *self;
+        ticket.poll(seat, cx, Option::clone)
+    }
+}
+
+impl Drop for Upgrade {
+    fn drop(&mut self) {
+        self.ticket.leave(&mut self.seat);
+    }
+}
+
+/// Something that comes once: a future, and for threads [`wait`](Self::wait).
+#[derive(Debug)]
+#[must_use = "it does nothing unless it is awaited"]
+pub struct Until {
+    shared: Arc<Shared>,
+    is: fn(&Status) -> bool,
+    seat: Seat,
+}
+
+impl Clone for Until {
+    fn clone(&self) -> Self {
+        Self::new(&self.shared, self.is)
+    }
+}
+
+impl Until {
+    fn new(shared: &Arc<Shared>, is: fn(&Status) -> bool) -> Self {
+        Self { shared: Arc::clone(shared), is, seat: Seat::default() }
+    }
+
+    /// Whether it has come.
+    pub fn has_come(&self) -> bool {
+        self.shared.status.look(self.is)
+    }
+
+    /// Waits for it. Not to be called in the thread that is to call [`Running::wait`].
+    pub fn wait(&self) {
+        self.shared.status.wait(None, |status| (self.is)(status).then_some(()));
+    }
+
+    /// Waits for it, but not for longer; returns whether it has come.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now().checked_add(timeout);
+        self.shared.status.wait(deadline, |status| (self.is)(status).then_some(())).is_some()
+    }
+}
+
+impl Future for Until {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { shared, is, seat } = &mut *self;
+        shared.status.poll(seat, cx, |status| is(status).then_some(()))
+    }
+}
+
+impl Drop for Until {
+    fn drop(&mut self) {
+        self.shared.status.leave(&mut self.seat);
+    }
+}

@@ -1,0 +1,174 @@
+//! The channel between two generations: a pair of Unix sockets that keep messages apart.
+//!
+//! `SOCK_SEQPACKET` (unix(7)): a frame arrives whole with its descriptors or not at all, and the
+//! end of the other process is an end of file.
+
+#![allow(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, sockopt,
+};
+
+/// One end of a channel. Never blocks.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+/// What [`Channel::receive`] found.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// A frame of that many bytes, now at the front of the buffer.
+    Frame {
+        bytes: usize,
+        descriptors: Vec<OwnedFd>,
+        /// The kernel could not give us all the descriptors.
+        descriptors_truncated: bool,
+    },
+    /// Nothing yet.
+    Empty,
+    /// The other end is closed.
+    Closed,
+}
+
+impl Channel {
+    /// Makes both ends.
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        // A process that has closed its standard streams gets their numbers, and would leave to the
+        // other one what looks like a standard stream.
+        let theirs = match theirs.as_raw_fd() {
+            ..=2 => rustix::io::fcntl_dupfd_cloexec(&theirs, 3)?,
+            _ => theirs,
+        };
+        Ok((Self(ours), Self(theirs)))
+    }
+
+    /// Takes over an end that this process was started with, if that is what the number names.
+    ///
+    /// It has to be a Unix socket of the right type, made by our own user or root, and `expected`
+    /// has to accept the first message in it. Anything else is left as it is: the number may be a
+    /// lie, or may by now be somebody else's file.
+    pub(crate) fn adopt<T>(
+        number: RawFd,
+        expected: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Option<(Self, T)> {
+        if number <= 2 {
+            return None;
+        }
+        // SAFETY: only used for calls that tolerate any number; if it is not open they fail with
+        // EBADF. Nothing else in this process is closed or taken over through it.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        // A descriptor of ours that is open in the running process has close-on-exec set; one that
+        // was inherited through exec cannot have it. This tells the two apart.
+        let flags = rustix::io::fcntl_getfd(fd).ok()?;
+        if flags.contains(rustix::io::FdFlags::CLOEXEC) {
+            return None;
+        }
+        if sockopt::socket_type(fd).ok()? != SocketType::SEQPACKET
+            || sockopt::socket_domain(fd).ok()? != AddressFamily::UNIX
+        {
+            return None;
+        }
+        let maker = sockopt::socket_peercred(fd).ok()?.uid;
+        if maker != rustix::process::geteuid() && !maker.is_root() {
+            return None;
+        }
+        let mut buffer = [0; 512];
+        let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let (bytes, _) = rustix::net::recv(fd, &mut buffer[..], peek).ok()?;
+        let found = expected(&buffer[..bytes])?;
+        // SAFETY: the token in the first message shows that this is the end that was left to this
+        // process, and that nobody has taken it over before: doing so takes the message out.
+        let channel = Self(unsafe { OwnedFd::from_raw_fd(number) });
+        rustix::io::fcntl_setfd(&channel.0, rustix::io::FdFlags::CLOEXEC).ok()?;
+        rustix::net::recv(&channel.0, &mut buffer[..], RecvFlags::DONTWAIT).ok()?;
+        Some((channel, found))
+    }
+
+    /// Sends a frame with its descriptors, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when the buffer is full, `QuotaExceeded` when this user has too many descriptors
+    /// in flight, of which nothing tells when it is over, `BrokenPipe` when the other end is closed.
+    pub(crate) fn send(&self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = vec![MaybeUninit::uninit(); ancillary_space(descriptors.len())];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors))
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match sendmsg(&self.0, &[IoSlice::new(frame)], &mut ancillary, flags) {
+            Ok(_) => Ok(()),
+            // Other processes of this user have descriptors in flight; it clears as they receive.
+            Err(Errno::TOOMANYREFS) => Err(io::ErrorKind::QuotaExceeded.into()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Takes the next frame, with at most `MAX` descriptors.
+    pub(crate) fn receive<const MAX: usize>(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        let mut space = vec![MaybeUninit::uninit(); ancillary_space(MAX)];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let message = match recvmsg(&self.0, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)
+        {
+            Ok(message) => message,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(Received::Empty),
+            Err(Errno::CONNRESET) => return Ok(Received::Closed),
+            Err(e) => return Err(e.into()),
+        };
+        let descriptors: Vec<OwnedFd> = ancillary
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        if message.bytes == 0 && descriptors.is_empty() {
+            return Ok(Received::Closed);
+        }
+        // A frame longer than the buffer is cut to exactly its length; the decoder refuses it.
+        Ok(Received::Frame {
+            bytes: message.bytes,
+            descriptors,
+            descriptors_truncated: message.flags.contains(ReturnFlags::CTRUNC),
+        })
+    }
+
+    /// The number by which the other process will know this end.
+    pub(crate) fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Parses the descriptor's number out of an environment variable; refuses signs and spaces.
+pub(crate) fn number(text: &OsStr) -> Option<RawFd> {
+    let text = text.to_str()?;
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+fn ancillary_space(descriptors: usize) -> usize {
+    // Room for one more than what is expected, so that a surplus is counted and not only noted.
+    rustix::cmsg_space!(ScmRights(1)) + (descriptors + 1) * size_of::<RawFd>()
+}

@@ -1,0 +1,89 @@
+//! Files by identity, standard error, pipes.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::pipe::PipeFlags;
+
+/// What tells a file from every other one that exists at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    /// Of what the path leads to; `None` if there is nothing.
+    pub(crate) fn of_path(path: &Path) -> Option<Self> {
+        rustix::fs::stat(path).ok().map(Self::new)
+    }
+
+    /// Of the path itself, even if it is a link.
+    pub(crate) fn of_link(path: &Path) -> Option<Self> {
+        rustix::fs::lstat(path).ok().map(Self::new)
+    }
+
+    /// Of what is open.
+    pub(crate) fn of_fd(fd: impl AsFd) -> io::Result<Self> {
+        Ok(Self::new(rustix::fs::fstat(fd)?))
+    }
+
+    fn new(stat: rustix::fs::Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
+    }
+}
+
+/// The descriptor of standard error.
+pub(crate) fn stderr() -> BorrowedFd<'static> {
+    rustix::stdio::stderr()
+}
+
+/// Makes this what standard error is.
+pub(crate) fn replace_stderr(with: impl AsFd) -> io::Result<()> {
+    Ok(rustix::stdio::dup2_stderr(with)?)
+}
+
+/// A pipe whose reading end does not block.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&reader, true)?;
+    Ok((reader, writer))
+}
+
+/// Reads what is there: `None` if nothing is yet, 0 at the end.
+pub(crate) fn read_available(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    use rustix::io::Errno;
+    match rustix::io::read(fd, buffer) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Writes once, as much as is taken.
+pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::io::write(fd, bytes)?)
+}
+
+/// Creates a file that must not exist, without following a link at its name.
+pub(crate) fn create_new(path: &Path) -> io::Result<std::fs::File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o644))?.into())
+}
+
+/// Whether this process may execute the file.
+pub(crate) fn is_executable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// 128 bits that nobody can guess, in hexadecimal digits.
+pub(crate) fn token() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    let filled = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())?;
+    if filled != bytes.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}

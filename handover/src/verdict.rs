@@ -1,0 +1,324 @@
+//! What became of an upgrade.
+
+use std::fmt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use handover_proto::{Cause, Versions, Violation};
+
+/// What is told of each verdict.
+pub(crate) type OnVerdict = Box<dyn Fn(&Verdict) + Send + Sync>;
+
+/// What became of an upgrade.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// The successor serves; this process drains.
+    Succeeded(Success),
+    /// This process serves on.
+    Failed(Box<Failure>),
+}
+
+impl Verdict {
+    /// Whether the successor serves.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Succeeded(_))
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Succeeded(success) => write!(
+                f,
+                "generation {} (pid {}) serves after {:?}",
+                success.generation, success.pid, success.timings.total
+            ),
+            Self::Failed(failure) => failure.fmt(f),
+        }
+    }
+}
+
+/// An upgrade that succeeded.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Success {
+    /// The number of the generation that serves.
+    pub generation: u64,
+    /// Its process.
+    pub pid: u32,
+    /// How long everything took.
+    pub timings: Timings,
+}
+
+/// An upgrade that failed: this process serves on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Failure {
+    /// The number that the successor would have had.
+    pub generation: u64,
+    /// Its process, if it came that far.
+    pub pid: Option<u32>,
+    /// Where it failed.
+    pub phase: Phase,
+    /// Why.
+    pub reason: Reason,
+    /// How the process ended, if it is known: the status belongs to the process's parent.
+    pub exit_status: Option<ExitStatus>,
+    /// The last lines that the process wrote to stderr, if they are captured.
+    pub stderr: Vec<String>,
+    /// How long everything took.
+    pub timings: Timings,
+}
+
+impl Failure {
+    /// Of an upgrade that did not come as far as a process.
+    pub(crate) fn before_spawn(generation: u64, reason: Reason, total: Duration) -> Box<Self> {
+        Box::new(Self {
+            generation,
+            pid: None,
+            phase: Phase::Spawn,
+            reason,
+            exit_status: None,
+            stderr: Vec::new(),
+            timings: Timings { total, ..Timings::default() },
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the upgrade failed in phase {}: {}", self.phase, self.reason)?;
+        if let Some(status) = self.exit_status {
+            write!(f, " ({status})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.reason.source()
+    }
+}
+
+/// Where an upgrade stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// The process is being started.
+    Spawn,
+    /// The process runs, the library in it has not spoken.
+    Hello,
+    /// Listeners, descriptors and early states are on their way.
+    Transfer,
+    /// The successor initialises.
+    Initialise,
+    /// The successor is ready; this process stops accepting and writes its late states.
+    Commit,
+    /// The successor was told to accept and has not confirmed.
+    Confirm,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Spawn => "spawn",
+            Self::Hello => "hello",
+            Self::Transfer => "transfer",
+            Self::Initialise => "initialise",
+            Self::Commit => "commit",
+            Self::Confirm => "confirm",
+        })
+    }
+}
+
+impl From<handover_proto::Phase> for Phase {
+    fn from(phase: handover_proto::Phase) -> Self {
+        use handover_proto::Phase as P;
+        match phase {
+            P::Hello => Self::Hello,
+            P::Transfer => Self::Transfer,
+            P::Initialise => Self::Initialise,
+            P::Commit => Self::Commit,
+            // A handover fails in none of the later ones, but an enum may grow.
+            _ => Self::Confirm,
+        }
+    }
+}
+
+/// Why an upgrade failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The executable could not be started.
+    Spawn(SpawnError),
+    /// The successor ended before it was ready.
+    Exited,
+    /// The successor took longer than it may.
+    TimedOut,
+    /// The successor, or the library in it, said that it will not serve.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// There is no version of the protocol that both processes speak.
+    PeerIncompatible {
+        /// What this process speaks.
+        ours: Versions,
+        /// What the successor speaks.
+        theirs: Versions,
+    },
+    /// The successor broke the protocol.
+    PeerMisbehaved(Violation),
+    /// A state could not be written.
+    State {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// This process was told to stop meanwhile.
+    Stopping,
+    /// An upgrade is under way already.
+    Busy,
+    /// This process does not serve any more, or not yet.
+    NotServing,
+    /// The kernel refused something on this side.
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Called off for another reason.
+    CalledOff {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<Cause> for Reason {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Exited => Self::Exited,
+            Cause::TimedOut => Self::TimedOut,
+            Cause::Refused { reason } | Cause::Unhealthy { reason } => Self::Refused { reason },
+            Cause::Incompatible { ours, theirs } => Self::PeerIncompatible { ours, theirs },
+            Cause::Misbehaved(violation) => Self::PeerMisbehaved(violation),
+            Cause::CalledOff { reason } => Self::CalledOff { reason },
+            other => Self::CalledOff { reason: other.to_string() },
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spawn(error) => error.fmt(f),
+            Self::Exited => write!(f, "the successor ended before it served"),
+            Self::TimedOut => write!(f, "the successor took too long"),
+            Self::Refused { reason } => write!(f, "the successor refused: {reason}"),
+            Self::PeerIncompatible { ours, theirs } => {
+                write!(f, "the successor speaks protocol version {theirs}, this process {ours}")
+            }
+            Self::PeerMisbehaved(violation) => {
+                write!(f, "the successor broke the protocol with {violation}")
+            }
+            Self::State { name, .. } => write!(f, "the state \"{name}\" could not be written"),
+            Self::Stopping => write!(f, "this process was told to stop"),
+            Self::Busy => write!(f, "an upgrade is under way already"),
+            Self::NotServing => write!(f, "this process does not serve"),
+            Self::Io { doing, .. } => write!(f, "the kernel refused {doing}"),
+            Self::CalledOff { reason } => write!(f, "called off: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Reason {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Spawn(error) => error.source(),
+            Self::State { source, .. } => Some(&**source),
+            Self::Io { source, .. } => Some(source),
+            Self::Exited
+            | Self::TimedOut
+            | Self::Refused { .. }
+            | Self::PeerIncompatible { .. }
+            | Self::PeerMisbehaved(_)
+            | Self::Stopping
+            | Self::Busy
+            | Self::NotServing
+            | Self::CalledOff { .. } => None,
+        }
+    }
+}
+
+/// Why an executable could not be started.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The executable does not exist, cannot be executed, or is for another machine.
+    Execute {
+        /// Its path.
+        path: std::path::PathBuf,
+        /// What the kernel said (execve(2)).
+        source: std::io::Error,
+    },
+    /// The working directory of this service does not exist any more or cannot be entered.
+    Directory {
+        /// Its path.
+        path: std::path::PathBuf,
+        /// What the kernel said (chdir(2)).
+        source: std::io::Error,
+    },
+    /// The kernel has no process or memory to give.
+    Process {
+        /// What the kernel said (clone(2)).
+        source: std::io::Error,
+    },
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Execute { path, .. } => write!(f, "cannot execute {}", path.display()),
+            Self::Directory { path, .. } => {
+                write!(f, "cannot enter the working directory {}", path.display())
+            }
+            Self::Process { .. } => write!(f, "cannot start a process"),
+        }
+    }
+}
+
+impl std::error::Error for SpawnError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Execute { source, .. }
+            | Self::Directory { source, .. }
+            | Self::Process { source } => Some(source),
+        }
+    }
+}
+
+/// How long the parts of an upgrade took; zero for those that were not reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timings {
+    /// In the call that starts the process.
+    pub spawn: Duration,
+    /// From the start of the process to its first word.
+    pub hello: Duration,
+    /// To hand over listeners, descriptors and early states.
+    pub transfer: Duration,
+    /// For the successor to initialise, up to its `ready()`.
+    pub initialise: Duration,
+    /// From the arrival of the successor's word that it is ready to the moment when this process
+    /// had stopped accepting.
+    pub commit: Duration,
+    /// From there, late states included, to the successor's word that it accepts: the kernel queued
+    /// for no longer than that.
+    pub confirm: Duration,
+    /// Everything.
+    pub total: Duration,
+}
