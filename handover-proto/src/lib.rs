@@ -23,12 +23,14 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
+pub mod control;
 mod frame;
 mod limits;
 mod message;
 mod name;
 mod outcome;
 mod predecessor;
+mod report;
 mod successor;
 mod time;
 mod version;
@@ -41,6 +43,7 @@ pub use outcome::{Cause, Outcome, Phase};
 pub use predecessor::{
     Event as PredecessorEvent, Inventory, Predecessor, PredecessorConfig, Slot, Transmit,
 };
+pub use report::Report;
 pub use successor::{
     CommittedBy, Event as SuccessorEvent, Failure, Received, Successor, SuccessorConfig,
 };
