@@ -86,6 +86,7 @@ mod attempt;
 mod builder;
 mod clock;
 mod config;
+pub mod control;
 mod drain;
 mod engine;
 mod error;
