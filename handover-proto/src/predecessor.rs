@@ -130,6 +130,8 @@ pub struct Predecessor {
     connected: bool,
     /// Set once the handover has failed and the successor's end is awaited.
     failing: Option<Failing>,
+    /// Why it has failed, or is about to.
+    cause: Option<Cause>,
     heartbeat: Heartbeat,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -176,6 +178,7 @@ impl Predecessor {
             late_complete: false,
             connected: true,
             failing: None,
+            cause: None,
             heartbeat: Heartbeat::AskAt(now),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -185,6 +188,21 @@ impl Predecessor {
     /// Where the handover stands.
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// What this was made with.
+    pub fn config(&self) -> &PredecessorConfig {
+        &self.config
+    }
+
+    /// Why the handover has come to nothing, or is about to.
+    pub fn cause(&self) -> Option<&Cause> {
+        self.cause.as_ref()
+    }
+
+    /// When probation ends, if the successor is on it.
+    pub fn probation_end(&self) -> Option<Time> {
+        (self.phase == Phase::Probation && self.failing.is_none()).then_some(self.deadline)
     }
 
     /// Takes a frame that came through the channel, and what came with it.
@@ -699,6 +717,7 @@ impl Predecessor {
         self.queue.clear();
         self.transmits.clear();
         self.deadline = now + grace;
+        self.cause = Some(cause.clone());
         self.failing = Some(Failing { phase, cause, killed: false, resume, states_left: 0 });
         if let Some(message) = farewell {
             self.send(&message, vec![], now);

@@ -94,11 +94,15 @@ mod gate;
 #[cfg(doc)]
 pub mod guide;
 mod handover;
+mod hooks;
+mod lines;
 mod link;
 mod listener;
 mod pidfile;
+mod previous;
 mod program;
 mod registry;
+mod request;
 mod running;
 mod state;
 mod stderr;
@@ -116,12 +120,14 @@ pub use drain::{Drained, Guard};
 pub use engine::Ending;
 pub use error::{ClaimError, ClaimErrorKind, Error, ErrorKind, WhoServes};
 pub use handover::Handover;
+pub use hooks::{Commit, Confirm, Rollback};
 pub use handover_proto::{InvalidName, Version, Versions, Violation};
 pub use listener::{
     Address, AddressError, Bind, Claim, Connection, DEFAULT_BACKLOG, MAX_UNIX_PATH_BYTES,
     SeqpacketStream, TcpListener, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacketListener,
 };
 pub use registry::Descriptor;
+pub use request::UpgradeOptions;
 pub use running::{Draining, Handle, Running, Until, Upgrade};
 pub use state::{InPlace, State, StateError, StateWriter};
 pub use verdict::{Failure, Phase, Reason, SpawnError, Success, Timings, Verdict};

@@ -17,6 +17,8 @@ pub enum Verdict {
     Succeeded(Success),
     /// This process serves on.
     Failed(Box<Failure>),
+    /// The successor served for a while; this process serves again.
+    RolledBack(Box<Failure>),
 }
 
 impl Verdict {
@@ -35,6 +37,10 @@ impl fmt::Display for Verdict {
                 success.generation, success.pid, success.timings.total
             ),
             Self::Failed(failure) => failure.fmt(f),
+            Self::RolledBack(failure) => {
+                write!(f, "rolled back: {}", failure.reason)?;
+                failure.write_status(f)
+            }
         }
     }
 }
@@ -84,15 +90,19 @@ impl Failure {
             timings: Timings { total, ..Timings::default() },
         })
     }
+
+    fn write_status(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.exit_status {
+            Some(status) => write!(f, " ({status})"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the upgrade failed in phase {}: {}", self.phase, self.reason)?;
-        if let Some(status) = self.exit_status {
-            write!(f, " ({status})")?;
-        }
-        Ok(())
+        self.write_status(f)
     }
 }
 
@@ -118,6 +128,8 @@ pub enum Phase {
     Commit,
     /// The successor was told to accept and has not confirmed.
     Confirm,
+    /// The successor serves, this process can still take back over.
+    Probation,
 }
 
 impl fmt::Display for Phase {
@@ -129,6 +141,7 @@ impl fmt::Display for Phase {
             Self::Initialise => "initialise",
             Self::Commit => "commit",
             Self::Confirm => "confirm",
+            Self::Probation => "probation",
         })
     }
 }
@@ -141,6 +154,7 @@ impl From<handover_proto::Phase> for Phase {
             P::Transfer => Self::Transfer,
             P::Initialise => Self::Initialise,
             P::Commit => Self::Commit,
+            P::Probation => Self::Probation,
             // A handover fails in none of the later ones, but an enum may grow.
             _ => Self::Confirm,
         }
@@ -180,8 +194,28 @@ pub enum Reason {
     },
     /// This process was told to stop meanwhile.
     Stopping,
-    /// An upgrade is under way already.
-    Busy,
+    /// The successor, on probation, said that it should not serve.
+    Unhealthy {
+        /// Why.
+        reason: String,
+    },
+    /// The successor was on probation, and somebody asked for this process to serve again.
+    RollbackRequested {
+        /// Why.
+        reason: String,
+    },
+    /// The successor was on probation and did not answer.
+    Unresponsive,
+    /// Another upgrade is under way, or this process itself is on probation.
+    Busy {
+        /// What is under way, since when, and who asked for it.
+        with: String,
+    },
+    /// As many generations are alive as there may be: older ones still drain.
+    TooManyGenerations {
+        /// How many are alive.
+        alive: u32,
+    },
     /// This process does not serve any more, or not yet.
     NotServing,
     /// The kernel refused something on this side.
@@ -203,7 +237,10 @@ impl From<Cause> for Reason {
         match cause {
             Cause::Exited => Self::Exited,
             Cause::TimedOut => Self::TimedOut,
-            Cause::Refused { reason } | Cause::Unhealthy { reason } => Self::Refused { reason },
+            Cause::Refused { reason } => Self::Refused { reason },
+            Cause::Unhealthy { reason } => Self::Unhealthy { reason },
+            Cause::RollbackRequested { reason } => Self::RollbackRequested { reason },
+            Cause::Unresponsive => Self::Unresponsive,
             Cause::Incompatible { ours, theirs } => Self::PeerIncompatible { ours, theirs },
             Cause::Misbehaved(violation) => Self::PeerMisbehaved(violation),
             Cause::CalledOff { reason } => Self::CalledOff { reason },
@@ -227,7 +264,15 @@ impl fmt::Display for Reason {
             }
             Self::State { name, .. } => write!(f, "the state \"{name}\" could not be written"),
             Self::Stopping => write!(f, "this process was told to stop"),
-            Self::Busy => write!(f, "an upgrade is under way already"),
+            Self::Unhealthy { reason } => write!(f, "the successor is unhealthy: {reason}"),
+            Self::RollbackRequested { reason } => write!(f, "a rollback was asked for: {reason}"),
+            Self::Unresponsive => write!(f, "the successor did not answer"),
+            Self::Busy { with } => write!(f, "busy: {with}"),
+            Self::TooManyGenerations { alive } => write!(
+                f,
+                "{alive} generations are alive, which is as many as there may be: wait until an \
+                 older one has drained"
+            ),
             Self::NotServing => write!(f, "this process does not serve"),
             Self::Io { doing, .. } => write!(f, "the kernel refused {doing}"),
             Self::CalledOff { reason } => write!(f, "called off: {reason}"),
@@ -247,7 +292,11 @@ impl std::error::Error for Reason {
             | Self::PeerIncompatible { .. }
             | Self::PeerMisbehaved(_)
             | Self::Stopping
-            | Self::Busy
+            | Self::Unhealthy { .. }
+            | Self::RollbackRequested { .. }
+            | Self::Unresponsive
+            | Self::Busy { .. }
+            | Self::TooManyGenerations { .. }
             | Self::NotServing
             | Self::CalledOff { .. } => None,
         }

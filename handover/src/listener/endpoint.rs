@@ -29,6 +29,8 @@ pub struct Endpoint {
     pub(crate) asked: String,
     /// Somebody outside the service may have the socket as well: it is never taken out of service.
     pub(crate) shared: bool,
+    /// The predecessor has it as well.
+    pub(crate) inherited: bool,
     fd: OwnedFd,
     /// The socket's place in the file system, to be removed with it.
     path: Option<(PathBuf, Identity)>,
@@ -71,12 +73,13 @@ impl Endpoint {
         stance: Stance,
         in_flight: Arc<InFlight>,
     ) -> Self {
-        let Bound { fd, unheard, shared } = bound;
+        let Bound { fd, unheard, shared, inherited } = bound;
         let path = if shared { None } else { place(&fd) };
         Self {
             name,
             asked,
             shared,
+            inherited,
             fd,
             path,
             gate: Arc::new(Gate::new(stance)),

@@ -150,6 +150,17 @@ impl Channel {
         })
     }
 
+    /// An end that came from a predecessor.
+    pub(crate) fn from_line(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// The process that made the pair, if it is not hidden from this one (`SO_PEERCRED`, unix(7)).
+    pub(crate) fn maker(&self) -> Option<u32> {
+        let maker = sockopt::socket_peercred(&self.0).ok()?.pid;
+        u32::try_from(maker.as_raw_nonzero().get()).ok()
+    }
+
     /// The number by which the other process will know this end.
     pub(crate) fn number(&self) -> RawFd {
         self.0.as_raw_fd()
