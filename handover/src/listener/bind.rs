@@ -57,6 +57,23 @@ impl Kind {
             && (facts.domain == Domain::UNIX) == self.is_unix()
     }
 
+    /// What a socket is, whether it listens yet or not; `None` if it is of no kind of ours.
+    pub(crate) fn of(facts: Facts) -> Option<Self> {
+        let all = [Self::Tcp, Self::Udp, Self::UnixStream, Self::UnixDatagram, Self::UnixSeqpacket];
+        all.into_iter().find(|kind| kind.fits(Facts { listening: kind.listens(), ..facts }))
+    }
+
+    /// What operators are told.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::UnixStream => "unix",
+            Self::UnixDatagram => "unix-datagram",
+            Self::UnixSeqpacket => "unix-seqpacket",
+        }
+    }
+
     /// The name of a socket of this kind that was given none.
     pub(crate) fn default_name(self, address: &Address) -> String {
         match self {

@@ -18,6 +18,7 @@ pub(crate) mod process;
 pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod spawn;
+mod unix_diag;
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(

@@ -89,3 +89,60 @@ impl AsFd for Process {
         self.pidfd.as_fd()
     }
 }
+
+/// How many bytes of memory this process has in RAM; `None` without /proc.
+#[cfg_attr(not(test), expect(dead_code, reason = "nobody asks yet: the engine will"))]
+pub(crate) fn resident_memory() -> Option<u64> {
+    resident_pages("/proc/self/statm").map(in_bytes)
+}
+
+/// How many bytes of memory a process has in RAM; `None` without /proc, and if there is none of
+/// that number or nothing may be known of it.
+#[cfg_attr(not(test), expect(dead_code, reason = "nobody asks yet: the engine will"))]
+pub(crate) fn resident_memory_of(pid: u32) -> Option<u64> {
+    // What has exited and was not reaped has no memory, and says 0.
+    resident_pages(&format!("/proc/{pid}/statm")).filter(|pages| *pages > 0).map(in_bytes)
+}
+
+/// Not exact: the kernel counts by processor, and adds up now and then (proc_pid_statm(5)).
+fn resident_pages(statm: &str) -> Option<u64> {
+    let fields = std::fs::read_to_string(statm).ok()?;
+    fields.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn in_bytes(pages: u64) -> u64 {
+    pages.saturating_mul(rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn memory_that_is_used_is_resident() {
+        const BYTES: u64 = 64 << 20;
+        let before = resident_memory().unwrap();
+        let used = std::hint::black_box(vec![1u8; BYTES as usize]);
+        let after = resident_memory().unwrap();
+        // Other tests use memory in this process as well, and give it back.
+        assert!(after > before + BYTES / 2, "{before} {after}");
+        assert!(resident_memory_of(std::process::id()).unwrap() > BYTES / 2);
+        drop(used);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_has_no_memory() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        let info = rustix::process::waitid(
+            WaitId::Pid(rustix::process::Pid::from_child(&child)),
+            WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+        );
+        assert!(info.unwrap().is_some());
+        assert_eq!(resident_memory_of(pid), None, "not reaped");
+        child.wait().unwrap();
+        assert_eq!(resident_memory_of(pid), None, "reaped");
+    }
+}
