@@ -18,10 +18,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::InFlight;
 use crate::gate::Stance;
+use crate::hooks::Commit;
 use crate::program::Program;
 use crate::registry::Held;
 use crate::request::UpgradeOptions;
-use crate::hooks::Commit;
 use crate::state::{Providers, Sealed, State, Writing, Written, write_all};
 use crate::stderr::Relay;
 use crate::sys::channel::{Channel, Received};
@@ -188,8 +188,7 @@ impl Attempt {
     ) -> Result<Self, Box<Failure>> {
         let begun = Instant::now();
         tracing::info!(generation, pid = process.pid(), "a process takes over");
-        let marks =
-            Marks { begun, entered: begun, received: begun, timings: Timings::default() };
+        let marks = Marks { begun, entered: begun, received: begun, timings: Timings::default() };
         Self::new(plan, generation, inventory, process, channel, None, marks, poller, clock)
     }
 
@@ -516,7 +515,6 @@ impl Attempt {
             }
             PredecessorEvent::ResumeAccepting => {
                 self.stopping = false;
-                self.writing = None;
                 let told_commit = std::mem::take(&mut self.told_commit);
                 let reason = self.machine.cause().map(ToString::to_string).unwrap_or_default();
                 self.to_resume = true;
@@ -533,7 +531,8 @@ impl Attempt {
             }
             PredecessorEvent::Serving => {
                 let probation = self.machine.config().probation;
-                let probation_ms = probation.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX));
+                let probation_ms =
+                    probation.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX));
                 effects.push(Effect::Event(Event::Committed { generation, probation_ms }));
                 if probation.is_some() {
                     effects.push(Effect::OnProbation);
@@ -546,6 +545,7 @@ impl Attempt {
                     self.let_go();
                     effects.push(Effect::Served);
                 }
+                let verdict = self.verdict(outcome);
                 self.stopping = false;
                 self.states.clear();
                 self.writing = None;
@@ -555,7 +555,7 @@ impl Attempt {
                 if self.exit.is_some() {
                     self.disconnect(poller);
                 }
-                effects.push(Effect::Finished(self.verdict(outcome)));
+                effects.push(Effect::Finished(verdict));
             }
         }
         true

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::engine::{Shared, Stage};
 use crate::error::{Error, ErrorKind, WhoServes};
 use crate::handover::Handover;
+use crate::hooks::{Commit, Confirm, Hooks, Rollback};
 use crate::program::{CHANNEL, Overrides, Program};
 use crate::sys::poll::wait_readable;
 use crate::sys::signals::{self, SignalSet, Signals, has_other_threads, unblock};
@@ -29,6 +30,12 @@ pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How large one state may grow, unless set otherwise: 16 GiB.
 pub const DEFAULT_MAX_STATE_BYTES: u64 = 16 << 30;
+
+/// How long a successor on probation may take to answer, unless set otherwise.
+pub const DEFAULT_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How many generations may be alive at once, the one that serves included, unless set otherwise.
+pub const DEFAULT_MAX_GENERATIONS: u32 = 4;
 
 /// A signal, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +82,23 @@ pub struct Builder {
     parent: SuccessorParent,
     capture_stderr: bool,
     on_verdict: Option<OnVerdict>,
+    hooks: Hooks,
+    probation: Option<Duration>,
+    answer_timeout: Duration,
+    max_generations: u32,
+    too_many: TooMany,
+    version: Option<String>,
+}
+
+/// What becomes of an upgrade when as many generations are alive as there may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TooMany {
+    /// It is refused, or waits if it was asked for by a signal or by somebody who would rather wait.
+    #[default]
+    Refuse,
+    /// The oldest generation is told to end at once: what it still has in flight is cut.
+    CutOldest,
 }
 
 /// Signals, the environment and the child processes are the whole process's: one at a time.
@@ -111,6 +135,12 @@ impl Default for Builder {
             parent: SuccessorParent::default(),
             capture_stderr: true,
             on_verdict: None,
+            hooks: Hooks::default(),
+            probation: None,
+            answer_timeout: DEFAULT_ANSWER_TIMEOUT,
+            max_generations: DEFAULT_MAX_GENERATIONS,
+            too_many: TooMany::default(),
+            version: None,
         }
     }
 }
@@ -222,6 +252,76 @@ impl Builder {
         self
     }
 
+    /// How long a successor is on probation once it serves; not at all unless set.
+    ///
+    /// In that time this process accepts nothing, but keeps its listeners and its state. If the
+    /// successor exits, crashes, does not answer or says that it is
+    /// [unhealthy](crate::Handle::unhealthy), or if an operator says so, this process accepts again,
+    /// and the verdict is [`Verdict::RolledBack`]. What the kernel has queued meanwhile is served;
+    /// what a successor that crashed had accepted is lost with it. Probation ends early when the
+    /// successor [confirms](crate::Handle::confirm).
+    pub fn probation(mut self, probation: Duration) -> Self {
+        self.probation = Some(probation);
+        self
+    }
+
+    /// How long a successor on probation may take to answer this process, before it counts as hung
+    /// and is rolled back. The library answers in the waiter: in a program without a runtime that is
+    /// [`Running::wait`](crate::Running::wait), else a task, so a runtime whose threads are all
+    /// blocked does not answer. [`DEFAULT_ANSWER_TIMEOUT`] unless set.
+    pub fn answer_timeout(mut self, timeout: Duration) -> Self {
+        self.answer_timeout = timeout;
+        self
+    }
+
+    /// Called in the predecessor when a successor is ready and this process has stopped accepting
+    /// for it, before late states are written and before the successor serves: the place to stop
+    /// timers, consumers and whatever else only one process may do.
+    ///
+    /// Hooks run in a thread of their own, and the handover waits for them, within the commit
+    /// timeout.
+    pub fn on_commit(mut self, hook: impl FnMut(&Commit) + Send + 'static) -> Self {
+        self.hooks.set_commit(Box::new(hook));
+        self
+    }
+
+    /// Called when a commit is taken back, in both processes: in the successor before it says that it
+    /// has stopped, to stop what it does; in the predecessor before it accepts again, to go on with
+    /// what it did before. States that the successor sent back are there by then
+    /// ([`Handle::late_state`](crate::Handle::late_state)).
+    ///
+    /// A successor has a second for it before it is killed; a predecessor accepts after the commit
+    /// timeout at the latest.
+    pub fn on_rollback(mut self, hook: impl FnMut(&Rollback) + Send + 'static) -> Self {
+        self.hooks.set_rollback(Box::new(hook));
+        self
+    }
+
+    /// Called when a commit cannot be taken back any more, in both processes. Nothing waits for it.
+    pub fn on_confirm(mut self, hook: impl FnMut(&Confirm) + Send + 'static) -> Self {
+        self.hooks.set_confirm(Box::new(hook));
+        self
+    }
+
+    /// How many generations may be alive at once, the one that serves included: those that drain
+    /// hold memory and connections. At least 2. [`DEFAULT_MAX_GENERATIONS`] unless set.
+    pub fn max_generations(mut self, generations: u32) -> Self {
+        self.max_generations = generations.max(2);
+        self
+    }
+
+    /// What becomes of an upgrade when there are as many as that.
+    pub fn when_too_many(mut self, what: TooMany) -> Self {
+        self.too_many = what;
+        self
+    }
+
+    /// The version of the application, to be shown with its generation.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
     /// Starts: installs the signal handlers and, in a successor, takes over what the predecessor
     /// hands over.
     ///
@@ -278,6 +378,12 @@ impl Builder {
             max_state_bytes: self.max_state_bytes,
             pid_file: self.pid_file,
             on_verdict: self.on_verdict,
+            hooks: Arc::new(self.hooks),
+            probation: self.probation,
+            answer_timeout: self.answer_timeout,
+            max_generations: self.max_generations,
+            cut_oldest: self.too_many == TooMany::CutOldest,
+            version: self.version,
         };
         let shared =
             Arc::new(Shared::new(config, signals, variable).map_err(io("epoll or eventfd"))?);

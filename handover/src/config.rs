@@ -1,8 +1,10 @@
 //! What `Builder` has made up its mind about.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::hooks::Hooks;
 use crate::program::Program;
 use crate::sys::signals::SignalSet;
 use crate::sys::spawn::Parent;
@@ -23,6 +25,16 @@ pub(crate) struct Config {
     pub(crate) max_state_bytes: u64,
     pub(crate) pid_file: Option<PathBuf>,
     pub(crate) on_verdict: Option<OnVerdict>,
+    pub(crate) hooks: Arc<Hooks>,
+    /// How long successors are on probation, if at all.
+    pub(crate) probation: Option<Duration>,
+    /// How long a successor on probation may take to answer.
+    pub(crate) answer_timeout: Duration,
+    pub(crate) max_generations: u32,
+    /// Whether the oldest drain is cut short if there are too many.
+    pub(crate) cut_oldest: bool,
+    /// The version of the application.
+    pub(crate) version: Option<String>,
 }
 
 impl std::fmt::Debug for Config {

@@ -39,6 +39,7 @@ use rollback::{Resuming, SteppingBack};
 pub(crate) use shared::Shared;
 pub use status::Ending;
 pub(crate) use status::{Stage, Status, Ticket};
+pub(crate) use upgrades::Taker;
 
 /// How long a process that is done waits for operators to take what they are told last.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -99,7 +100,10 @@ pub(crate) struct Engine {
     failure: Option<Error>,
     /// What is told once the lock is released.
     verdicts: Vec<(Verdict, Vec<Ticket>)>,
+    /// What has happened and operators were not told of.
     events: Vec<Event>,
+    /// What has happened and the application is not told of.
+    told: Vec<Event>,
 }
 
 impl Engine {
@@ -155,6 +159,7 @@ impl Engine {
             failure: None,
             verdicts: Vec::new(),
             events: Vec::new(),
+            told: Vec::new(),
         }
     }
 

@@ -121,9 +121,8 @@ impl Job {
             wake.set();
         })));
         let theirs = Arc::clone(&work);
-        let started = std::thread::Builder::new()
-            .name("handover-hook".into())
-            .spawn(move || run(&theirs));
+        let started =
+            std::thread::Builder::new().name("handover-hook".into()).spawn(move || run(&theirs));
         if started.is_err() {
             run(&work);
         }

@@ -115,16 +115,17 @@ mod verdict;
 mod watch;
 
 pub use builder::{
-    Builder, DEFAULT_COMMIT_TIMEOUT, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_STATE_BYTES,
-    DEFAULT_READY_TIMEOUT, Signal, SuccessorParent,
+    Builder, DEFAULT_ANSWER_TIMEOUT, DEFAULT_COMMIT_TIMEOUT, DEFAULT_DRAIN_TIMEOUT,
+    DEFAULT_MAX_GENERATIONS, DEFAULT_MAX_STATE_BYTES, DEFAULT_READY_TIMEOUT, Signal,
+    SuccessorParent, TooMany,
 };
 pub use drain::{Drained, Guard};
 pub use engine::Ending;
 pub use error::{ClaimError, ClaimErrorKind, Error, ErrorKind, WhoServes};
 pub use events::{Events, EventsIntoIter, MAX_QUEUED_EVENTS};
 pub use handover::Handover;
-pub use hooks::{Commit, Confirm, Rollback};
 pub use handover_proto::{InvalidName, Version, Versions, Violation};
+pub use hooks::{Commit, Confirm, Rollback};
 pub use listener::{
     Address, AddressError, Bind, Claim, Connection, DEFAULT_BACKLOG, MAX_UNIX_PATH_BYTES,
     SeqpacketStream, TcpListener, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacketListener,

@@ -5,7 +5,7 @@
 //! that are left, also when those in between are gone.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -83,7 +83,10 @@ impl Lines {
     pub(crate) fn inventory(&self) -> impl Iterator<Item = (Item, Held)> {
         self.elders.iter().filter_map(|elder| {
             let name = Name::new(format!("{PREFIX}{}", elder.generation)).ok()?;
-            Some((Item { name, address: None, shared: false }, Held::Line(Arc::clone(&elder.channel))))
+            Some((
+                Item { name, address: None, shared: false },
+                Held::Line(Arc::clone(&elder.channel)),
+            ))
         })
     }
 
@@ -190,7 +193,8 @@ impl Elder {
                 LineEvent::Upgrade => effects.push(Effect::Upgrade),
                 LineEvent::Stop { drain } => effects.push(Effect::Stop(drain)),
                 LineEvent::Report(report) => {
-                    self.report = Report { generation: self.generation, ..report };
+                    self.generation = report.generation;
+                    self.report = report;
                     self.reported = Instant::now();
                     self.answered = true;
                 }

@@ -37,6 +37,8 @@ pub(crate) struct Link {
     machine: Successor,
     /// The number of this generation; from the preamble, until the predecessor says it.
     generation: u64,
+    /// The predecessor's process, as it sees itself.
+    predecessor_pid: u32,
     channel: Option<Channel>,
     /// For the frames that come.
     buffer: Vec<u8>,
@@ -70,6 +72,7 @@ impl Link {
         Ok(Some(Self {
             machine: Successor::new(config, clock.time(Instant::now())),
             generation: preamble.generation,
+            predecessor_pid: 0,
             channel: Some(channel),
             buffer: vec![0; MAX_FRAME_BYTES + 1],
             unsent: None,
@@ -81,6 +84,16 @@ impl Link {
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The number of the predecessor's generation. If others were rolled back before this one it is
+    /// another one, which the predecessor says itself.
+    pub(crate) fn predecessor(&self) -> u64 {
+        self.generation.saturating_sub(1)
+    }
+
+    pub(crate) fn predecessor_pid(&self) -> u32 {
+        self.predecessor_pid
     }
 
     /// Whether the predecessor is there.
@@ -208,6 +221,7 @@ impl Link {
             match event {
                 SuccessorEvent::Welcomed { generation, predecessor } => {
                     self.generation = generation;
+                    self.predecessor_pid = predecessor;
                     tracing::info!(generation, predecessor, "started by a predecessor");
                 }
                 SuccessorEvent::TakeStderr => {

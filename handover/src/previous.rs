@@ -69,7 +69,11 @@ impl Own {
 
 impl Previous {
     /// Takes over what a predecessor left, if it is of this kind.
-    pub(crate) fn inherit(previous: &mut Option<Self>, item: &Item, fd: OwnedFd) -> Option<OwnedFd> {
+    pub(crate) fn inherit(
+        previous: &mut Option<Self>,
+        item: &Item,
+        fd: OwnedFd,
+    ) -> Option<OwnedFd> {
         match item.name.as_str() {
             EXECUTABLE => {
                 let previous = previous.get_or_insert_default();

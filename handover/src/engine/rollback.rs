@@ -39,6 +39,23 @@ pub(super) enum SteppingBack {
 }
 
 impl Engine {
+    /// All is well with this process, or with its successor, that is on probation.
+    pub(crate) fn confirm(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.healthy(&self.poller);
+        }
+        if let Some(attempt) = &mut self.attempt {
+            attempt.confirm(Instant::now());
+        }
+    }
+
+    /// This process, on probation, should not serve.
+    pub(crate) fn unhealthy(&mut self, reason: &str) {
+        if let Some(link) = &mut self.link {
+            link.unhealthy(reason, false, &self.poller);
+        }
+    }
+
     /// Accepts again, after the application was told.
     pub(super) fn begin_resume(&mut self, told_commit: bool, reason: String) {
         let Some(attempt) = &self.attempt else { return };
@@ -152,8 +169,7 @@ impl Engine {
                 endpoint.retire();
             }
         }
-        let providers =
-            self.late.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let providers = self.late.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         if let Some(link) = &mut self.link {
             link.stopped(providers.len(), &self.poller);
         }

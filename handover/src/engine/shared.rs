@@ -11,7 +11,9 @@ use super::{Engine, Stage, Status, Ticket};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::InFlight;
+use crate::events::Hub;
 use crate::link::Link;
+use crate::request::UpgradeOptions;
 use crate::sys::poll::{Interest, Poller, Wake};
 use crate::sys::signals::Signals;
 use crate::verdict::Verdict;
@@ -25,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) wake: Arc<Wake>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) status: Watch<Status>,
+    pub(crate) hub: Hub,
 }
 
 impl Shared {
@@ -46,7 +49,15 @@ impl Shared {
         };
         let engine = Engine::new(&config, clock, &poller, &wake, &in_flight, signals, link);
         let status = Watch::new(engine.status());
-        Ok(Self { engine: Mutex::new(engine), config, poller, wake, in_flight, status })
+        Ok(Self {
+            engine: Mutex::new(engine),
+            config,
+            poller,
+            wake,
+            in_flight,
+            status,
+            hub: Hub::new(),
+        })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Engine> {
@@ -61,33 +72,30 @@ impl Shared {
     /// Does what can be done without waiting; returns where this process stands and by when to come
     /// back.
     pub(crate) fn step(&self) -> (Stage, Option<Instant>) {
-        let (status, deadline, verdicts) = {
+        let (status, deadline, verdicts, events) = {
             let mut engine = self.lock();
             engine.step();
-            (engine.status(), engine.deadline(), std::mem::take(&mut engine.verdicts))
+            let verdicts = std::mem::take(&mut engine.verdicts);
+            (engine.status(), engine.deadline(), verdicts, std::mem::take(&mut engine.told))
         };
         let stage = status.stage;
+        events.into_iter().for_each(|event| self.hub.publish(event));
         // The verdict comes before the word that this process is done: who waits for that may exit.
         for (verdict, tickets) in verdicts {
             self.tell_verdict(verdict, tickets);
         }
         self.tell_status(status);
+        if stage >= Stage::Done {
+            self.hub.close();
+        }
         (stage, deadline)
     }
 
     /// Asks for an upgrade.
-    pub(crate) fn request_upgrade(&self) -> Ticket {
+    pub(crate) fn request_upgrade(&self, options: UpgradeOptions) -> Ticket {
         let ticket = Ticket::new(Watch::new(None));
-        let refused = {
-            let mut engine = self.lock();
-            let refused = engine.refusal();
-            if refused.is_none() {
-                engine.upgrade_pending = true;
-                engine.tickets.push(Arc::clone(&ticket));
-            }
-            refused
-        };
-        if let Some(verdict) = refused {
+        let asked = self.lock().ask(options, Arc::clone(&ticket));
+        if let Err(verdict) = asked {
             ticket.update(|told| *told = Some(Arc::new(verdict)));
         }
         self.wake.set();
@@ -118,15 +126,19 @@ impl Shared {
     fn tell_status(&self, status: Status) {
         // Another thread may have come further in the meantime; nothing ever goes back.
         let news = self.status.look(|old| {
-            old.stage < status.stage || (!old.predecessor_gone && status.predecessor_gone)
+            old.stage < status.stage
+                || (!old.predecessor_gone && status.predecessor_gone)
+                || (!old.confirmed && status.confirmed)
         });
         if news {
             self.status.update(|old| {
                 let predecessor_gone = old.predecessor_gone || status.predecessor_gone;
+                let confirmed = old.confirmed || status.confirmed;
                 if old.stage <= status.stage {
                     *old = status;
                 }
                 old.predecessor_gone = predecessor_gone;
+                old.confirmed = confirmed;
             });
         }
     }

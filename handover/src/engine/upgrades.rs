@@ -63,9 +63,9 @@ impl Engine {
             return Some("the last upgrade is being rolled back".into());
         }
         if self.link.as_ref().is_some_and(Link::is_on_probation) {
-            let left = self.probation_left().map_or_else(String::new, |left| {
-                format!(" for another {}", seconds(left))
-            });
+            let left = self
+                .probation_left()
+                .map_or_else(String::new, |left| format!(" for another {}", seconds(left)));
             return Some(format!(
                 "generation {} is on probation{left}: confirm it or roll it back",
                 self.generation

@@ -154,7 +154,12 @@ pub(crate) fn bind(
         // Before this process serves they would wait, and be reset should it never do.
         let shared = bind.reuse_port || inherited.iter().any(|other| same_port(*other, &at));
         if kind == Kind::Tcp && shared && stance == Stance::Paused {
-            return Ok(Bound { fd: socket.into(), unheard: Some(backlog), shared: false, inherited: false });
+            return Ok(Bound {
+                fd: socket.into(),
+                unheard: Some(backlog),
+                shared: false,
+                inherited: false,
+            });
         }
         socket.listen(backlog).map_err(|e| match e.kind() {
             io::ErrorKind::AddrInUse => in_use(address),

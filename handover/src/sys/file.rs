@@ -73,6 +73,12 @@ pub(crate) fn create_new(path: &Path) -> io::Result<std::fs::File> {
     Ok(rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o644))?.into())
 }
 
+/// The file that this process executes, whatever its path leads to by now (proc_pid_exe(5)).
+pub(crate) fn open_executable_of_this_process() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, "/proc/self/exe", flags, Mode::empty())?)
+}
+
 /// Whether this process may execute the file.
 pub(crate) fn is_executable(path: &Path) -> bool {
     rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()

@@ -170,7 +170,7 @@ impl Options {
     }
 
     fn builder(&self) -> Builder {
-        let mut builder = Handover::builder().on_verdict(print_verdict);
+        let mut builder = Handover::builder().max_generations(100).on_verdict(print_verdict);
         if let Some(path) = self.path("--pid-file") {
             builder = builder.pid_file(path);
         }
