@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, WhoServes};
 use crate::gate::Stance;
 use crate::link::{self, Link};
 use crate::pidfile::PidFile;
+use crate::preflight::{Executable, Preflight};
 use crate::registry::Registry;
 use crate::state::{Providers, State};
 use crate::sys::poll::{Poller, Wake};
@@ -45,6 +46,7 @@ pub(crate) struct Engine {
     pub(crate) early: Providers,
     pub(crate) late: Providers,
     link: Option<Link>,
+    preflight: Option<Preflight>,
     attempt: Option<Attempt>,
     tickets: Vec<Ticket>,
     upgrade_pending: bool,
@@ -85,6 +87,7 @@ impl Engine {
             early: Providers::default(),
             late: Providers::default(),
             link,
+            preflight: None,
             attempt: None,
             tickets: Vec::new(),
             upgrade_pending: false,
@@ -137,7 +140,7 @@ impl Engine {
     }
 
     pub(crate) fn upgrade_is_under_way(&self) -> bool {
-        self.attempt.as_ref().is_some_and(Attempt::is_under_way)
+        self.preflight.is_some() || self.attempt.as_ref().is_some_and(Attempt::is_under_way)
     }
 
     pub(crate) fn progress(&mut self, text: String, more: Option<Duration>) {
@@ -187,6 +190,7 @@ impl Engine {
 
     /// Nobody will step any more.
     pub(crate) fn abandon(&mut self) {
+        self.preflight = None;
         self.signals.abandon();
     }
 
@@ -209,6 +213,7 @@ impl Engine {
             link.flush(&self.poller);
         }
         self.take_signals();
+        self.step_preflight();
         self.step_attempt();
         self.act();
         self.step_drain();
@@ -217,6 +222,7 @@ impl Engine {
     fn deadline(&self) -> Option<Instant> {
         [
             self.link.as_ref().and_then(Link::deadline),
+            self.preflight.as_ref().and_then(Preflight::deadline),
             self.attempt.as_ref().and_then(Attempt::deadline),
             self.drain_deadline.filter(|_| self.stage == Stage::Draining),
         ]
@@ -320,7 +326,8 @@ impl Engine {
                 self.stop_requested |= self.stops > 0;
                 if self.stop_requested {
                     self.stop();
-                } else if self.upgrade_pending && self.attempt.is_none() {
+                } else if self.upgrade_pending && self.preflight.is_none() && self.attempt.is_none()
+                {
                     self.upgrade();
                 }
             }
@@ -335,6 +342,31 @@ impl Engine {
 
     fn upgrade(&mut self) {
         self.upgrade_pending = false;
+        let (program, generation) = (self.config.program.clone(), self.next_generation());
+        match Preflight::begin(&self.config, program, generation, &self.poller) {
+            Ok(preflight) => {
+                self.preflight = Some(preflight);
+                self.step_preflight();
+            }
+            Err(failure) => self.conclude(Verdict::Failed(failure)),
+        }
+    }
+
+    fn step_preflight(&mut self) {
+        let Some(preflight) = &mut self.preflight else { return };
+        if self.stage > Stage::Serving {
+            preflight.abort(Reason::NotServing);
+        }
+        let Some(result) = preflight.step(&self.poller) else { return };
+        self.preflight = None;
+        match result {
+            Ok(executable) => self.replace(&executable),
+            Err(failure) => self.conclude(Verdict::Failed(failure)),
+        }
+    }
+
+    /// Starts the successor from an executable that has passed.
+    fn replace(&mut self, executable: &Executable) {
         let plan = Plan {
             config: Arc::clone(&self.config),
             early: Arc::clone(&self.early),
@@ -343,14 +375,13 @@ impl Engine {
             wake: Arc::clone(&self.wake),
         };
         let inventory = self.registry.inventory();
-        match Attempt::begin(
-            plan,
-            self.generation.saturating_add(1),
-            inventory,
-            &self.poller,
-            self.clock,
-        ) {
-            Ok(attempt) => {
+        let generation = self.next_generation();
+        match Attempt::begin(plan, executable, generation, inventory, &self.poller, self.clock) {
+            Ok(mut attempt) => {
+                // Asked for during the check: it is about what comes after what was checked.
+                if self.upgrade_pending {
+                    attempt.forward_upgrade(Instant::now());
+                }
                 self.attempt = Some(attempt);
                 // What the machine has to say already, and the deadline, are looked at before the
                 // next wait.
@@ -358,6 +389,10 @@ impl Engine {
             }
             Err(failure) => self.conclude(Verdict::Failed(failure)),
         }
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.generation.saturating_add(1)
     }
 
     fn conclude(&mut self, verdict: Verdict) {
@@ -387,6 +422,13 @@ impl Engine {
     fn stop(&mut self) {
         let now = Instant::now();
         let in_a_hurry = self.stops > 1;
+        if let Some(preflight) = &mut self.preflight {
+            preflight.abort(Reason::Stopping);
+            // Killed, it is gone in a moment.
+            if !in_a_hurry {
+                return;
+            }
+        }
         if let Some(attempt) = &mut self.attempt
             && attempt.is_under_way()
         {
@@ -465,7 +507,7 @@ impl Engine {
     }
 
     fn not_begun(&self, reason: Reason) -> Box<Failure> {
-        Failure::before_spawn(self.generation.saturating_add(1), reason, Duration::ZERO)
+        Failure::before_spawn(self.next_generation(), reason, Duration::ZERO)
     }
 }
 

@@ -97,6 +97,7 @@ mod handover;
 mod link;
 mod listener;
 mod pidfile;
+mod preflight;
 mod program;
 mod registry;
 mod running;
@@ -109,8 +110,8 @@ mod verdict;
 mod watch;
 
 pub use builder::{
-    Builder, DEFAULT_COMMIT_TIMEOUT, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_STATE_BYTES,
-    DEFAULT_READY_TIMEOUT, Signal, SuccessorParent,
+    Builder, DEFAULT_CHECK_TIMEOUT, DEFAULT_COMMIT_TIMEOUT, DEFAULT_DRAIN_TIMEOUT,
+    DEFAULT_MAX_STATE_BYTES, DEFAULT_READY_TIMEOUT, Signal, SuccessorParent,
 };
 pub use drain::{Drained, Guard};
 pub use engine::Ending;
@@ -121,10 +122,11 @@ pub use listener::{
     Address, AddressError, Bind, Claim, Connection, DEFAULT_BACKLOG, MAX_UNIX_PATH_BYTES,
     SeqpacketStream, TcpListener, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacketListener,
 };
+pub use preflight::Unfit;
 pub use registry::Descriptor;
 pub use running::{Draining, Handle, Running, Until, Upgrade};
 pub use state::{InPlace, State, StateError, StateWriter};
-pub use verdict::{Failure, Phase, Reason, SpawnError, Success, Timings, Verdict};
+pub use verdict::{CheckFailure, Failure, Phase, Reason, SpawnError, Success, Timings, Verdict};
 
 /// The README's code compiles.
 #[cfg(doctest)]

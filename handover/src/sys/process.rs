@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::poll::{is_readable, wait_readable};
 
@@ -72,6 +72,18 @@ impl Process {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// Ends it and every other process of the group that it leads, if it has not ended.
+    pub(crate) fn kill_group(&self) -> io::Result<()> {
+        // The group has the number of its leader, which belongs to nobody else while that runs.
+        if self.condition() == Condition::Running
+            && let Some(group) = i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+        {
+            // It fails if the leader has not made the group: then there is only the one.
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        self.kill()
     }
 
     /// Ends it and waits for its end, which SIGKILL makes short.
