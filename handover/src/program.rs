@@ -288,3 +288,108 @@ fn search(name: &OsStr, directory: &Path) -> Option<PathBuf> {
         .map(|folder| directory.join(folder).join(name))
         .find(|candidate| candidate.is_file() && is_executable(candidate))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program() -> Program {
+        Program {
+            executable: "/srv/current/service".into(),
+            arguments: vec!["current/service".into(), "--port".into(), "80".into()],
+            directory: "/srv".into(),
+            environment: BTreeMap::from([("A".into(), Some("1".into())), ("B".into(), None)]),
+            started_in: "/srv".into(),
+        }
+    }
+
+    fn texts(strings: &[CString]) -> Vec<&str> {
+        strings.iter().map(|string| string.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_variation_is_private_to_itself() {
+        let overrides = Overrides {
+            executable: Some("next/service".into()),
+            arguments: Some(vec!["--debug".into()]),
+            environment: BTreeMap::from([("A".into(), None), ("C".into(), Some("3".into()))]),
+            directory: None,
+        };
+        let base = program();
+        let varied = base.with(&overrides);
+        assert_eq!(varied.executable(), Path::new("/srv/next/service"));
+        assert_eq!(varied.directory(), Path::new("/srv"));
+        let image = varied.image("3:token").unwrap();
+        assert_eq!(texts(&image.arguments), ["/srv/next/service", "--debug"]);
+        let environment = texts(&image.environment);
+        assert!(environment.contains(&"C=3"), "{environment:?}");
+        assert!(environment.contains(&"HANDOVER_CHANNEL=3:token"), "{environment:?}");
+        assert!(!environment.iter().any(|variable| variable.starts_with("A=")));
+
+        let image = base.image("3:token").unwrap();
+        assert_eq!(texts(&image.arguments), ["current/service", "--port", "80"]);
+        assert!(texts(&image.environment).contains(&"A=1"));
+        assert!(!texts(&image.environment).contains(&"C=3"));
+    }
+
+    #[test]
+    fn another_directory_does_not_change_where_paths_begin() {
+        let overrides = Overrides { directory: Some("data".into()), ..Overrides::default() };
+        let moved = program().with(&overrides);
+        assert_eq!(moved.directory(), Path::new("/srv/data"));
+        // The zeroth argument leads to the executable from there.
+        let image = moved.image("").unwrap();
+        assert_eq!(texts(&image.arguments), ["/srv/current/service", "--port", "80"]);
+        let overrides = Overrides { executable: Some("next".into()), ..Overrides::default() };
+        assert_eq!(moved.with(&overrides).executable(), Path::new("/srv/next"));
+    }
+
+    #[test]
+    fn a_check_has_its_own_arguments_and_no_channel() {
+        let overrides = Overrides {
+            environment: BTreeMap::from([(CHANNEL.into(), Some("3:token".into()))]),
+            ..Overrides::default()
+        };
+        let image = program().with(&overrides).check_image(&["--check".into()]).unwrap();
+        assert_eq!(texts(&image.arguments), ["current/service", "--check"]);
+        let environment = texts(&image.environment);
+        assert!(environment.contains(&"A=1"));
+        assert!(!environment.iter().any(|variable| variable.starts_with(CHANNEL)));
+    }
+
+    #[test]
+    fn what_no_process_can_be_given_is_named() {
+        let nul = |what: &str| Err(Invalid::NulByte { what: what.to_owned() });
+        let arguments = Some(vec!["a\0b".into()]);
+        let invalid = Overrides { arguments, ..Overrides::default() };
+        assert_eq!(invalid.validate(), nul("an argument for successors"));
+        let invalid = Overrides { executable: Some("a\0b".into()), ..Overrides::default() };
+        assert_eq!(invalid.validate(), nul("the path of the executable for successors"));
+        let invalid = Overrides { directory: Some("a\0b".into()), ..Overrides::default() };
+        assert_eq!(invalid.validate(), nul("the working directory for successors"));
+        let variable = |name: &str, value: Option<&str>| {
+            let environment = BTreeMap::from([(name.into(), value.map(Into::into))]);
+            Overrides { environment, ..Overrides::default() }.validate()
+        };
+        assert_eq!(variable("A", Some("a\0b")), nul("a variable for successors"));
+        assert_eq!(variable("A\0", None), nul("a variable for successors"));
+        for name in ["", "A=B", "="] {
+            assert_eq!(variable(name, None), Err(Invalid::VariableName { name: name.to_owned() }));
+        }
+        assert_eq!(variable("A", Some("=")), Ok(()));
+        assert_eq!(Overrides::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_name_that_is_a_number_is_replaced_and_one_that_was_chosen_is_kept() {
+        const COMM: &str = "/proc/self/comm";
+        let program = Program { executable: "/srv/a-name-of-some-length".into(), ..program() };
+        let renamed = |name: &str| {
+            std::fs::write(COMM, name).unwrap();
+            program.name_this_process();
+            std::fs::read_to_string(COMM).unwrap()
+        };
+        assert_eq!(renamed("17"), "a-name-of-some-\n");
+        assert_eq!(renamed("chosen"), "chosen\n");
+    }
+}

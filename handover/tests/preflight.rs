@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use common::{Asked, Stage};
 use handover_testkit::process::{self, Signal};
-use handover_testkit::{Pid, example, executables, recheck, soon};
+use handover_testkit::{
+    Pid, can_make_network_namespace, example, executables, is_root, recheck, skipped, soon,
+};
 
 /// The service with a check, and arguments on top.
 fn stage(arguments: &[&str]) -> Stage {
@@ -246,6 +248,33 @@ fn executable_that_cannot_be_executed_fails_as_without_a_check() {
         assert_has(&asked.verdict(), verdict_has);
         assert_not_started(&asked);
     }
+    stage.assert_unharmed(server);
+}
+
+#[test]
+fn executable_on_a_file_system_without_execution_is_named_so() {
+    // Both kinds of namespace are root's.
+    if !is_root() || !can_make_network_namespace() {
+        return skipped("only root can mount");
+    }
+    // In a mount namespace of the service's own.
+    let stage = Stage::with(&[], |launch, folder| {
+        let (folder_path, subject) = (folder.path().display(), example("subject"));
+        std::fs::create_dir(folder.join("mounted")).unwrap();
+        let text = format!(
+            "#!/bin/sh\nexec unshare -m sh -c 'cd {folder_path} && \
+             mount -t tmpfs -o noexec none mounted && cp {0} mounted && ln -sfn {0} current && \
+             exec {folder_path}/current \"$@\"' sh \"$@\"\n",
+            subject.display()
+        );
+        let wrapper = folder.write_executable("wrapper", text);
+        folder.link("current", wrapper);
+        launch
+    });
+    let server = stage.server();
+    stage.folder.link("current", "mounted/subject");
+    let verdict = stage.ask().verdict();
+    assert_has(&verdict, &["phase preflight", "mounted noexec", "Permission denied"]);
     stage.assert_unharmed(server);
 }
 

@@ -274,6 +274,66 @@ fn a_script_is_executed_if_its_path_leads_to_it_still() {
 }
 
 #[test]
+fn where_no_descriptor_can_be_executed_the_path_is_taken() {
+    let folder = Folder::create();
+    let path = folder.install("/bin/sh", "program");
+    for errno in [libc::ENOSYS, libc::EPERM] {
+        let path = path.clone();
+        // A filter is of one thread and its children, and for good.
+        let thread = std::thread::spawn(move || {
+            refuse_execveat(errno);
+            let executable = Executable::open(&path).unwrap();
+            let mut start = Start::of(&path);
+            start.arguments.extend([c("-c"), c("exit 5")]);
+            let process = while_nothing_spawns(|| start.command(&executable, [None; 3]).spawn());
+            assert_eq!(ended(&process.unwrap()).unwrap().code(), Some(5), "{errno}");
+        });
+        thread.join().unwrap();
+    }
+}
+
+/// Has the call fail in this thread and what it starts, as a container's runtime may.
+fn refuse_execveat(errno: c_int) {
+    let number = u32::try_from(libc::SYS_execveat).unwrap();
+    let refusal = libc::SECCOMP_RET_ERRNO | u32::try_from(errno).unwrap();
+    let statement = |code: u32, k| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let mut filter = [
+        // The number of the call comes first in `seccomp_data`.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter {
+            jf: 1,
+            ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number)
+        },
+        statement(libc::BPF_RET | libc::BPF_K, refusal),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: plain numbers.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: the program is well-formed and outlives the call.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program, 0, 0) }, 0);
+}
+
+#[test]
+fn what_may_be_executed_and_not_read_is_executed() {
+    if rustix::process::geteuid().is_root() {
+        return as_nobody("what_may_be_executed_and_not_read_is_executed");
+    }
+    let folder = Folder::create();
+    let path = folder.install("/bin/sh", "program");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o111)).unwrap();
+    assert!(fs::File::open(&path).is_err());
+    let mut start = Start::of(&path);
+    start.arguments.extend([c("-c"), c("exit 5")]);
+    let executable = Executable::open(&path).unwrap();
+    executable.permission().unwrap();
+    fs::remove_file(&path).unwrap();
+    let process = while_nothing_spawns(|| start.command(&executable, [None; 3]).spawn());
+    assert_eq!(ended(&process.unwrap()).unwrap().code(), Some(5));
+}
+
+#[test]
 fn the_standard_streams_are_those_asked_for() {
     let nothing = super::super::file::nothing().unwrap();
     let start = Start::script("cat; echo out; echo err >&2");
