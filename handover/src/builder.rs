@@ -174,6 +174,9 @@ impl Builder {
 
     /// The executable of successors, instead of the path that this process was started by. A
     /// relative one is resolved against the directory that this process was started in.
+    ///
+    /// To be set where a script starts the service by `exec`, and successors are to go through the
+    /// script, too: a process cannot know of it.
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
         self.overrides.executable = Some(path.into());
         self
