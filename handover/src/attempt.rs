@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::drain::InFlight;
 use crate::gate::Stance;
 use crate::hooks::Commit;
-use crate::program::Program;
+use crate::preflight::{Executable, spawn_error};
 use crate::registry::Held;
 use crate::request::UpgradeOptions;
 use crate::state::{Providers, Sealed, State, Writing, Written, write_all};
@@ -28,8 +28,8 @@ use crate::sys::channel::{Channel, Received};
 use crate::sys::file;
 use crate::sys::poll::{Interest, Poller, Wake};
 use crate::sys::process::{Condition, Process};
-use crate::sys::spawn::{self, Command};
-use crate::verdict::{Failure, Phase, Reason, SpawnError, Success, Timings, Verdict};
+use crate::sys::spawn::{Command, Group};
+use crate::verdict::{Failure, Phase, Reason, Success, Timings, Verdict};
 
 /// What an upgrade needs to know of the process that it is to replace.
 #[derive(Debug)]
@@ -127,12 +127,13 @@ impl Attempt {
     /// Starts the successor.
     pub(crate) fn begin(
         plan: Plan,
+        executable: &Executable,
         generation: u64,
         inventory: Vec<(handover_proto::Item, Held)>,
         poller: &Poller,
         clock: Clock,
     ) -> Result<Self, Box<Failure>> {
-        let begun = Instant::now();
+        let (begun, preflight) = (executable.begun, executable.begun.elapsed());
         let fail = |reason| Failure::before_spawn(generation, reason, begun.elapsed());
         let io = |doing| move |source| Reason::Io { doing, source };
 
@@ -146,23 +147,24 @@ impl Attempt {
         } else {
             (None, None)
         };
-        let image =
-            plan.config.program.image(&format!("{}:{token}", theirs.number())).map_err(|what| {
-                fail(Reason::CalledOff { reason: format!("{what} has a NUL byte") })
-            })?;
+        let image = executable
+            .program
+            .image(&format!("{}:{token}", theirs.number()))
+            .map_err(|invalid| fail(Reason::CalledOff { reason: invalid.to_string() }))?;
         let spawning = Instant::now();
         let process = Command {
-            executable: &image.executable,
+            executable: &executable.file,
             arguments: &image.arguments,
             environment: &image.environment,
             directory: &image.directory,
-            inherit: theirs.as_fd(),
-            stderr: stderr.as_ref().map(AsFd::as_fd),
+            inherit: Some(theirs.as_fd()),
+            streams: [None, None, stderr.as_ref().map(AsFd::as_fd)],
             blocked: plan.config.blocked,
             parent: plan.config.parent,
+            group: Group::Ours,
         }
         .spawn()
-        .map_err(|error| fail(Reason::Spawn(spawn_error(error, &plan.config.program))))?;
+        .map_err(|error| fail(Reason::Spawn(spawn_error(error, executable))))?;
         let spawned = Instant::now();
         tracing::info!(generation, pid = process.pid(), "successor started");
 
@@ -170,7 +172,7 @@ impl Attempt {
             begun,
             entered: spawned,
             received: spawned,
-            timings: Timings { spawn: spawned - spawning, ..Timings::default() },
+            timings: Timings { preflight, spawn: spawned - spawning, ..Timings::default() },
         };
         Self::new(plan, generation, inventory, process, ours, relay, marks, poller, clock)
     }
@@ -757,18 +759,6 @@ impl Marks {
             // the way to `Serving` are one stretch.
             P::Confirm => self.timings.confirm = took,
             _ => {}
-        }
-    }
-}
-
-fn spawn_error(error: spawn::Error, program: &Program) -> SpawnError {
-    match error {
-        spawn::Error::Clone(source) => SpawnError::Process { source },
-        spawn::Error::Directory(source) => {
-            SpawnError::Directory { path: program.directory().to_owned(), source }
-        }
-        spawn::Error::Execute(source) => {
-            SpawnError::Execute { path: program.executable().to_owned(), source }
         }
     }
 }

@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Check, Config};
 use crate::engine::{Shared, Stage};
 use crate::error::{Error, ErrorKind, WhoServes};
 use crate::handover::Handover;
 use crate::hooks::{Commit, Confirm, Hooks, Rollback};
-use crate::program::{CHANNEL, Overrides, Program};
+use crate::program::{CHANNEL, Invalid, Origin, Overrides, Program, validate_arguments};
 use crate::sys::poll::wait_readable;
 use crate::sys::signals::{self, SignalSet, Signals, has_other_threads, unblock};
 use crate::sys::spawn::Parent;
 use crate::verdict::{OnVerdict, Verdict};
+
+/// How long the check of an executable may take, unless set otherwise.
+pub const DEFAULT_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a successor may take to become ready, unless set otherwise.
 pub const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -79,6 +82,8 @@ pub struct Builder {
     max_state_bytes: u64,
     pid_file: Option<PathBuf>,
     overrides: Overrides,
+    check: Option<Vec<OsString>>,
+    check_timeout: Duration,
     parent: SuccessorParent,
     capture_stderr: bool,
     on_verdict: Option<OnVerdict>,
@@ -132,6 +137,8 @@ impl Default for Builder {
             max_state_bytes: DEFAULT_MAX_STATE_BYTES,
             pid_file: None,
             overrides: Overrides::default(),
+            check: None,
+            check_timeout: DEFAULT_CHECK_TIMEOUT,
             parent: SuccessorParent::default(),
             capture_stderr: true,
             on_verdict: None,
@@ -197,6 +204,9 @@ impl Builder {
 
     /// The executable of successors, instead of the path that this process was started by. A
     /// relative one is resolved against the directory that this process was started in.
+    ///
+    /// To be set where a script starts the service by `exec`, and successors are to go through the
+    /// script, too: a process cannot know of it.
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
         self.overrides.executable = Some(path.into());
         self
@@ -223,6 +233,33 @@ impl Builder {
     /// The working directory of successors, instead of the one that this process was started in.
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.overrides.directory = Some(path.into());
+        self
+    }
+
+    /// Has an executable say whether it would come to serve, before a successor is started from it:
+    /// it is run with these arguments, the zeroth excluded, in place of the successor's. None unless
+    /// set.
+    ///
+    /// It has the environment and the working directory of a successor, an empty stdin, and nothing
+    /// of a handover. It is to look at its configuration, say what is wrong with it, and exit: with
+    /// zero if a successor may be started. Otherwise, or after [`check_timeout`](Self::check_timeout),
+    /// the upgrade fails, and its verdict has the exit status and the last lines of what was written
+    /// to stdout and stderr. These are written to this process's stderr as well.
+    ///
+    /// What is checked is what is started, even if another file is put in its place meanwhile. The
+    /// one exception is a script: it is executed by its path, so if that leads to another one by
+    /// then, the upgrade fails. What is not kept is the configuration: it is read again.
+    ///
+    /// While it is checked no listener can be claimed, as during the rest of an upgrade.
+    pub fn check<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.check = Some(arguments.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// How long a [`check`](Self::check) may take; it is killed then, with all that it has started.
+    /// [`DEFAULT_CHECK_TIMEOUT`] unless set.
+    pub fn check_timeout(mut self, timeout: Duration) -> Self {
+        self.check_timeout = timeout;
         self
     }
 
@@ -343,16 +380,24 @@ impl Builder {
             return Err(Error::new(ErrorKind::AlreadyStarted, WhoServes::Unchanged));
         }
         let mut started = Started { shared: None };
-        self.check()?;
+        self.validate().map_err(|error| fail(error.into()))?;
         let variable = crate::sys::environment::take(CHANNEL);
-        let program =
-            Program::of_this_process(self.overrides).map_err(io("the working directory"))?;
+        let origin = if variable.is_some() { Origin::Predecessor } else { Origin::Unknown };
+        let program = Program::of_this_process(origin, &self.overrides)
+            .map_err(io("the working directory"))?;
+        if origin == Origin::Predecessor {
+            program.name_this_process();
+        }
 
         let upgrade: Vec<i32> = self.upgrade_signals.iter().map(|signal| signal.0).collect();
         let stop: Vec<i32> = self.stop_signals.iter().map(|signal| signal.0).collect();
-        let mut blocked = SignalSet::blocked();
+        let (mut blocked, mut blocked_in_check) = (SignalSet::blocked(), SignalSet::blocked());
         let handled: Vec<i32> = upgrade.iter().chain(&stop).copied().collect();
-        handled.iter().for_each(|signal| blocked.insert(*signal));
+        for signal in &handled {
+            blocked.insert(*signal);
+            // A predecessor has blocked them for us.
+            blocked_in_check.remove(*signal);
+        }
         let signals = Signals::install(&upgrade, &stop)
             .map_err(|source| fail(ErrorKind::Signal { source }))?;
         // A predecessor has blocked them for the time before the handlers stood.
@@ -366,6 +411,11 @@ impl Builder {
 
         let config = Config {
             program,
+            check: self.check.map(|arguments| Check {
+                arguments,
+                timeout: self.check_timeout,
+                blocked: blocked_in_check,
+            }),
             parent: match self.parent {
                 SuccessorParent::Predecessor => Parent::Us,
                 SuccessorParent::Supervisor => Parent::Ours,
@@ -405,25 +455,10 @@ impl Builder {
     }
 
     /// Finds out now what would fail every upgrade.
-    fn check(&self) -> Result<(), Error> {
-        let fail = |kind| Err(Error::new(kind, WhoServes::Nobody));
-        if self.overrides.arguments.iter().flatten().any(has_nul) {
-            return fail(ErrorKind::NulByte { what: "an argument for successors".into() });
-        }
-        for (name, value) in &self.overrides.environment {
-            if has_nul(name) || value.as_ref().is_some_and(has_nul) {
-                return fail(ErrorKind::NulByte { what: "a variable for successors".into() });
-            }
-            if name.is_empty() || name.as_encoded_bytes().contains(&b'=') {
-                return fail(ErrorKind::VariableName { name: name.display().to_string() });
-            }
-        }
-        Ok(())
+    fn validate(&self) -> Result<(), Invalid> {
+        self.overrides.validate()?;
+        validate_arguments(self.check.iter().flatten(), "an argument for the check")
     }
-}
-
-fn has_nul(text: &OsString) -> bool {
-    text.as_encoded_bytes().contains(&0)
 }
 
 impl fmt::Debug for Builder {

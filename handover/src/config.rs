@@ -1,5 +1,6 @@
 //! What `Builder` has made up its mind about.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::verdict::OnVerdict;
 pub(crate) struct Config {
     /// How a successor is started.
     pub(crate) program: Program,
+    pub(crate) check: Option<Check>,
     pub(crate) parent: Parent,
     pub(crate) capture_stderr: bool,
     /// What a successor starts with blocked: what this process was started with, and the signals
@@ -35,6 +37,16 @@ pub(crate) struct Config {
     pub(crate) cut_oldest: bool,
     /// The version of the application.
     pub(crate) version: Option<String>,
+}
+
+/// How an executable is asked whether it would come to serve.
+#[derive(Clone, Debug)]
+pub(crate) struct Check {
+    /// In place of the service's, without the zeroth.
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) timeout: Duration,
+    /// What it starts with blocked.
+    pub(crate) blocked: SignalSet,
 }
 
 impl std::fmt::Debug for Config {

@@ -26,6 +26,7 @@ use crate::hooks::{Confirm, Job};
 use crate::lines::{self, Lines};
 use crate::link::{self, Link};
 use crate::pidfile::PidFile;
+use crate::preflight::Preflight;
 use crate::previous::{Own, Previous};
 use crate::registry::Registry;
 use crate::request::Wanted;
@@ -67,6 +68,7 @@ pub(crate) struct Engine {
     lines: Lines,
     /// What a rollback goes back to.
     previous: Option<Previous>,
+    preflight: Option<Preflight>,
     attempt: Option<Attempt>,
     /// Successors that were rolled back and drain.
     departing: Vec<Attempt>,
@@ -136,6 +138,7 @@ impl Engine {
             link,
             lines: Lines::default(),
             previous: None,
+            preflight: None,
             attempt: None,
             departing: Vec::new(),
             current: None,
@@ -146,7 +149,7 @@ impl Engine {
             resuming: None,
             stepping_back: None,
             operators: Operators::default(),
-            own: Own::of_this_process(),
+            own: Own::of_this_process(config.program.executable()),
             probation_end: None,
             stop_passed_on: false,
             stops: 0,
@@ -211,7 +214,9 @@ impl Engine {
     }
 
     pub(crate) fn upgrade_is_under_way(&self) -> bool {
-        self.attempt.as_ref().is_some_and(Attempt::is_under_way) || self.resuming.is_some()
+        self.preflight.is_some()
+            || self.attempt.as_ref().is_some_and(Attempt::is_under_way)
+            || self.resuming.is_some()
     }
 
     pub(crate) fn progress(&mut self, text: String, more: Option<Duration>) {
@@ -261,6 +266,7 @@ impl Engine {
 
     /// Nobody will step any more.
     pub(crate) fn abandon(&mut self) {
+        self.preflight = None;
         self.signals.abandon();
     }
 
@@ -275,6 +281,7 @@ impl Engine {
         self.step_link();
         self.step_lines();
         self.take_signals();
+        self.step_preflight();
         self.step_attempt();
         self.step_departing();
         self.step_resuming();
@@ -288,6 +295,7 @@ impl Engine {
     fn deadline(&self) -> Option<Instant> {
         [
             self.link.as_ref().and_then(Link::deadline),
+            self.preflight.as_ref().and_then(Preflight::deadline),
             self.attempt.as_ref().and_then(Attempt::deadline),
             self.resuming.as_ref().map(Resuming::deadline),
             self.operators.deadline(),
@@ -479,6 +487,13 @@ impl Engine {
     fn stop(&mut self) {
         let now = Instant::now();
         let in_a_hurry = self.stops > 1;
+        if let Some(preflight) = &mut self.preflight {
+            preflight.abort(Reason::Stopping);
+            // Killed, it is gone in a moment.
+            if !in_a_hurry {
+                return;
+            }
+        }
         if let Some(attempt) = &mut self.attempt
             && attempt.is_under_way()
         {
@@ -588,10 +603,10 @@ impl Engine {
         }
     }
 
-    fn plan(&self, wanted: &Wanted) -> Plan {
+    fn plan(&self) -> Plan {
         Plan {
             config: Arc::clone(&self.config),
-            options: wanted.options.clone(),
+            options: self.current.as_ref().map(|w| w.options.clone()).unwrap_or_default(),
             early: Arc::clone(&self.early),
             late: Arc::clone(&self.late),
             in_flight: Arc::clone(&self.in_flight),
@@ -599,8 +614,12 @@ impl Engine {
         }
     }
 
+    fn next_generation(&self) -> u64 {
+        self.last_generation.saturating_add(1)
+    }
+
     fn not_begun(&self, reason: Reason) -> Box<Failure> {
-        Failure::before_spawn(self.last_generation.saturating_add(1), reason, Duration::ZERO)
+        Failure::before_spawn(self.next_generation(), reason, Duration::ZERO)
     }
 }
 

@@ -90,7 +90,6 @@ pub mod control;
 mod drain;
 mod engine;
 mod error;
-#[cfg_attr(not(test), expect(dead_code, reason = "nothing is published yet: the engine will"))]
 mod events;
 mod gate;
 #[cfg(doc)]
@@ -101,6 +100,7 @@ mod lines;
 mod link;
 mod listener;
 mod pidfile;
+mod preflight;
 mod previous;
 mod program;
 mod registry;
@@ -115,9 +115,9 @@ mod verdict;
 mod watch;
 
 pub use builder::{
-    Builder, DEFAULT_ANSWER_TIMEOUT, DEFAULT_COMMIT_TIMEOUT, DEFAULT_DRAIN_TIMEOUT,
-    DEFAULT_MAX_GENERATIONS, DEFAULT_MAX_STATE_BYTES, DEFAULT_READY_TIMEOUT, Signal,
-    SuccessorParent, TooMany,
+    Builder, DEFAULT_ANSWER_TIMEOUT, DEFAULT_CHECK_TIMEOUT, DEFAULT_COMMIT_TIMEOUT,
+    DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_GENERATIONS, DEFAULT_MAX_STATE_BYTES, DEFAULT_READY_TIMEOUT,
+    Signal, SuccessorParent, TooMany,
 };
 pub use drain::{Drained, Guard};
 pub use engine::Ending;
@@ -130,11 +130,12 @@ pub use listener::{
     Address, AddressError, Bind, Claim, Connection, DEFAULT_BACKLOG, MAX_UNIX_PATH_BYTES,
     SeqpacketStream, TcpListener, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacketListener,
 };
+pub use preflight::Unfit;
 pub use registry::Descriptor;
 pub use request::UpgradeOptions;
 pub use running::{Draining, Handle, Running, Until, Upgrade};
 pub use state::{InPlace, State, StateError, StateWriter};
-pub use verdict::{Failure, Phase, Reason, SpawnError, Success, Timings, Verdict};
+pub use verdict::{CheckFailure, Failure, Phase, Reason, SpawnError, Success, Timings, Verdict};
 
 /// The README's code compiles.
 #[cfg(doctest)]

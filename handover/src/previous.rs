@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use handover_proto::{Item, Name};
@@ -42,13 +42,13 @@ pub(crate) struct Previous {
 
 impl Own {
     /// `None` where the system does not tell.
-    pub(crate) fn of_this_process() -> Option<Self> {
+    pub(crate) fn of_this_process(path: &Path) -> Option<Self> {
         let executable = file::open_executable_of_this_process().ok()?;
         let arguments: Vec<u8> = std::env::args_os()
             .flat_map(|argument| argument.into_vec().into_iter().chain([0]))
             .collect();
         let arguments = memfd::of_bytes(ARGUMENTS, &arguments).ok()?;
-        let path = std::env::args_os().next().unwrap_or_default().to_string_lossy().into_owned();
+        let path = path.to_string_lossy().into_owned();
         Some(Self { executable: Arc::new(executable), arguments: Arc::new(arguments), path })
     }
 
@@ -86,11 +86,6 @@ impl Previous {
             _ => return Some(fd),
         }
         None
-    }
-
-    /// The path of the executable, as the predecessor was started by it.
-    pub(crate) fn executable_path(&self) -> PathBuf {
-        self.path.clone().into()
     }
 }
 

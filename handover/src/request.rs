@@ -1,6 +1,7 @@
 //! What may be different about one upgrade, and who waits for its verdict.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -92,6 +93,8 @@ pub(crate) struct Wanted {
     pub(crate) asked_by: String,
     /// Who is told the verdict.
     pub(crate) asker: Option<Asker>,
+    /// The executable, if it is not to be looked up by its path.
+    pub(crate) executable: Option<OwnedFd>,
     /// The process that wants to be the successor, if none is to be started.
     pub(crate) taker: Option<Taker>,
 }

@@ -52,8 +52,10 @@ fn of_failure(outcome: VerdictOutcome, failure: &Failure, mut message: String) -
 }
 
 fn timings(timings: &Timings) -> BTreeMap<String, u64> {
-    let Timings { spawn, hello, transfer, initialise, commit, confirm, total } = *timings;
+    let Timings { preflight, spawn, hello, transfer, initialise, commit, confirm, total } =
+        *timings;
     [
+        ("preflight", preflight),
         ("spawn", spawn),
         ("hello", hello),
         ("transfer", transfer),
@@ -77,6 +79,7 @@ impl Reason {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Spawn(_) => "spawn",
+            Self::CheckFailed(_) => "check-failed",
             Self::Exited => "exited",
             Self::TimedOut => "timed-out",
             Self::Refused { .. } => "refused",

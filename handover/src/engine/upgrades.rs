@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use handover_proto::Item;
 use handover_proto::control::Event;
 
 use super::{Ending, Engine, Stage, Ticket};
@@ -10,11 +11,13 @@ use crate::attempt::{self, Attempt};
 use crate::error::WhoServes;
 use crate::link::Link;
 use crate::pidfile::PidFile;
+use crate::preflight::{Executable, Preflight};
 use crate::previous::Own;
+use crate::registry::Held;
 use crate::request::{Asker, UpgradeOptions, Wanted};
 use crate::sys::channel::Channel;
 use crate::sys::process::{Condition, Process};
-use crate::verdict::{Phase, Reason, Verdict};
+use crate::verdict::{Failure, Phase, Reason, Verdict};
 
 /// Who wants to take over: its process, and this end of the channel to it.
 #[derive(Debug)]
@@ -59,6 +62,13 @@ impl Engine {
                 attempt.phase(),
             ));
         }
+        if self.preflight.is_some() {
+            return Some(format!(
+                "the executable of generation {} is being checked, asked for by {}",
+                self.next_generation(),
+                self.current.as_ref().map_or("nobody", |wanted| &wanted.asked_by),
+            ));
+        }
         if self.resuming.is_some() {
             return Some("the last upgrade is being rolled back".into());
         }
@@ -88,6 +98,7 @@ impl Engine {
     pub(super) fn begin_next(&mut self) {
         if (self.queue.is_empty() && !self.signalled)
             // The tie to a successor that serves, or is rolled back, is kept elsewhere.
+            || self.preflight.is_some()
             || self.attempt.is_some()
             || self.resuming.is_some()
             || self.link.is_some()
@@ -101,6 +112,7 @@ impl Engine {
                 options: UpgradeOptions::default(),
                 asked_by: "a signal".into(),
                 asker: None,
+                executable: None,
                 taker: None,
             }
         });
@@ -128,24 +140,74 @@ impl Engine {
     }
 
     fn upgrade(&mut self, mut wanted: Wanted) {
-        let generation = self.last_generation.saturating_add(1);
-        self.events.push(Event::UpgradeBegun { generation, asked_by: wanted.asked_by.clone() });
-        let taker = wanted.taker.take();
-        let plan = self.plan(&wanted);
+        let generation = self.next_generation();
+        let (asked_by, taker) = (wanted.asked_by.clone(), wanted.taker.take());
+        self.events.push(Event::UpgradeBegun { generation, asked_by });
+        let overrides = &wanted.options.overrides;
+        let program = self.config.program.with(overrides);
+        let pinned = wanted.executable.take();
         self.current = Some(wanted);
+        if let Some(taker) = taker {
+            return self.replace_by(taker);
+        }
+        match Preflight::begin(&self.config, program, pinned, generation, &self.poller) {
+            Ok(preflight) => {
+                if preflight.deadline().is_some() {
+                    self.events.push(Event::Checking { generation });
+                }
+                self.preflight = Some(preflight);
+                self.step_preflight();
+            }
+            Err(failure) => self.conclude(Verdict::Failed(failure)),
+        }
+    }
+
+    pub(super) fn step_preflight(&mut self) {
+        let Some(preflight) = &mut self.preflight else { return };
+        if self.stage > Stage::Serving {
+            preflight.abort(Reason::NotServing);
+        }
+        let Some(result) = preflight.step(&self.poller) else { return };
+        self.preflight = None;
+        match result {
+            Ok(executable) => self.replace(&executable),
+            Err(failure) => self.conclude(Verdict::Failed(failure)),
+        }
+    }
+
+    /// Starts the successor from an executable that has passed.
+    fn replace(&mut self, executable: &Executable) {
+        let (plan, inventory) = (self.plan(), self.inventory());
+        let (generation, poller) = (self.next_generation(), Arc::clone(&self.poller));
+        let begun = Attempt::begin(plan, executable, generation, inventory, &poller, self.clock);
+        self.attempted(begun);
+    }
+
+    /// Hands over to a process that was started by somebody else.
+    fn replace_by(&mut self, Taker { process, channel }: Taker) {
+        let (plan, inventory) = (self.plan(), self.inventory());
+        let (generation, poller) = (self.next_generation(), Arc::clone(&self.poller));
+        let clock = self.clock;
+        let begun = Attempt::adopt(plan, generation, inventory, process, channel, &poller, clock);
+        self.attempted(begun);
+    }
+
+    fn inventory(&mut self) -> Vec<(Item, Held)> {
         let mut inventory = self.registry.inventory();
         inventory.extend(self.lines.inventory());
         inventory.extend(self.own.iter().flat_map(Own::inventory));
-        let (poller, clock) = (Arc::clone(&self.poller), self.clock);
-        let begun = match taker {
-            Some(Taker { process, channel }) => {
-                Attempt::adopt(plan, generation, inventory, process, channel, &poller, clock)
-            }
-            None => Attempt::begin(plan, generation, inventory, &poller, clock),
-        };
+        inventory
+    }
+
+    fn attempted(&mut self, begun: Result<Attempt, Box<Failure>>) {
         match begun {
-            Ok(attempt) => {
-                self.events.push(Event::Spawned { generation, pid: attempt.pid() });
+            Ok(mut attempt) => {
+                let (generation, pid) = (attempt.generation(), attempt.pid());
+                self.events.push(Event::Spawned { generation, pid });
+                // Asked for during the check: it is about what comes after what was checked.
+                if self.signalled {
+                    attempt.forward_upgrade(Instant::now());
+                }
                 self.attempt = Some(attempt);
                 // What the machine has to say already, and the deadline, are looked at before the
                 // next wait.
@@ -296,7 +358,7 @@ impl Engine {
         }
         let asker = Some(Asker::Ticket(ticket));
         let asked_by = "the application".into();
-        self.queue.push_back(Wanted { options, asked_by, asker, taker: None });
+        self.queue.push_back(Wanted { options, asked_by, asker, executable: None, taker: None });
         Ok(())
     }
 

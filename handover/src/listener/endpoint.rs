@@ -104,7 +104,6 @@ impl Endpoint {
     }
 
     /// What operators are told of it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nobody asks yet: the engine will"))]
     pub(crate) fn report(&self) -> ListenerReport {
         let facts = sys::socket::facts(self.fd.as_fd()).ok();
         let queue = sys::socket::queue(self.fd.as_fd());

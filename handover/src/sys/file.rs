@@ -1,4 +1,4 @@
-//! Files by identity, standard error, pipes.
+//! Files by identity, the standard streams, pipes.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,6 +43,12 @@ pub(crate) fn stderr() -> BorrowedFd<'static> {
 /// Makes this what standard error is.
 pub(crate) fn replace_stderr(with: impl AsFd) -> io::Result<()> {
     Ok(rustix::stdio::dup2_stderr(with)?)
+}
+
+/// Opens what reads as empty: a stdin for who is to have none.
+pub(crate) fn nothing() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, "/dev/null", flags, Mode::empty())?)
 }
 
 /// A pipe whose reading end does not block.

@@ -11,6 +11,7 @@
 
 pub(crate) mod channel;
 pub(crate) mod environment;
+pub(crate) mod executable;
 pub(crate) mod file;
 pub(crate) mod memfd;
 pub(crate) mod poll;

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::poll::{is_readable, wait_readable};
 
@@ -74,6 +74,18 @@ impl Process {
         }
     }
 
+    /// Ends it and every other process of the group that it leads, if it has not ended.
+    pub(crate) fn kill_group(&self) -> io::Result<()> {
+        // The group has the number of its leader, which belongs to nobody else while that runs.
+        if self.condition() == Condition::Running
+            && let Some(group) = i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+        {
+            // It fails if the leader has not made the group: then there is only the one.
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        self.kill()
+    }
+
     /// Ends it and waits for its end, which SIGKILL makes short.
     pub(crate) fn end(&self) -> io::Result<()> {
         self.kill()?;
@@ -91,14 +103,12 @@ impl AsFd for Process {
 }
 
 /// How many bytes of memory this process has in RAM; `None` without /proc.
-#[cfg_attr(not(test), expect(dead_code, reason = "nobody asks yet: the engine will"))]
 pub(crate) fn resident_memory() -> Option<u64> {
     resident_pages("/proc/self/statm").map(in_bytes)
 }
 
 /// How many bytes of memory a process has in RAM; `None` without /proc, and if there is none of
 /// that number or nothing may be known of it.
-#[cfg_attr(not(test), expect(dead_code, reason = "nobody asks yet: the engine will"))]
 pub(crate) fn resident_memory_of(pid: u32) -> Option<u64> {
     // What has exited and was not reaped has no memory, and says 0.
     resident_pages(&format!("/proc/{pid}/statm")).filter(|pages| *pages > 0).map(in_bytes)
