@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     fn unfit(path: &Path) -> Unfit {
-        match open(path) {
+        match open(path, None) {
             Err(SpawnError::Unfit { why, .. }) => why,
             other => panic!("{other:?}"),
         }
@@ -289,8 +289,8 @@ mod tests {
         let not_executable = executables::not_executable(&folder);
         assert_eq!(unfit(&not_executable), Unfit::NotPermitted { mode: 0o644 });
         assert_eq!(unfit(&executables::empty(&folder)), Unfit::Empty);
-        open(Path::new("/proc/self/exe")).unwrap();
-        open(&executables::without_interpreter(&folder)).unwrap();
+        open(Path::new("/proc/self/exe"), None).unwrap();
+        open(&executables::without_interpreter(&folder), None).unwrap();
     }
 
     #[test]
@@ -317,8 +317,8 @@ mod tests {
             assert_eq!(found, bytes as u64);
             assert!(expected > found && expected <= whole.len() as u64);
         }
-        open(&folder.write_executable("enough", &whole[..end])).unwrap();
-        assert!(open(&folder.write_executable("short", &whole[..end - 1])).is_err());
+        open(&folder.write_executable("enough", &whole[..end]), None).unwrap();
+        assert!(open(&folder.write_executable("short", &whole[..end - 1]), None).is_err());
     }
 
     #[test]
