@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::config::{Check, Config};
+use crate::config::{Check, Commands, Config};
+use crate::control::Policy;
 use crate::engine::{Shared, Stage};
 use crate::error::{Error, ErrorKind, WhoServes};
 use crate::handover::Handover;
@@ -93,7 +94,14 @@ pub struct Builder {
     max_generations: u32,
     too_many: TooMany,
     version: Option<String>,
+    control: Option<PathBuf>,
+    control_group: Option<u32>,
+    commands: Commands,
+    take_over: Option<PathBuf>,
 }
+
+/// The variable that names the control socket of a service to take over.
+const TAKE_OVER: &str = "HANDOVER_TAKE_OVER";
 
 /// What becomes of an upgrade when as many generations are alive as there may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,6 +156,10 @@ impl Default for Builder {
             max_generations: DEFAULT_MAX_GENERATIONS,
             too_many: TooMany::default(),
             version: None,
+            control: None,
+            control_group: None,
+            commands: Commands::default(),
+            take_over: None,
         }
     }
 }
@@ -353,6 +365,51 @@ impl Builder {
         self
     }
 
+    /// The path of the control socket: a Unix stream socket by which operators ask this service for
+    /// upgrades and the like, by `handover upgrade --socket PATH` for one. There is none unless set.
+    ///
+    /// Only this process's user and root may connect. The socket is handed over with everything else,
+    /// so it is always there; a stale one is replaced. See [`control`](crate::control).
+    pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
+        self.control = Some(path.into());
+        self
+    }
+
+    /// Lets the members of a group, by its number, use the control socket as well. Whoever may use it
+    /// may run any program as the user of this service.
+    pub fn control_group(mut self, group: u32) -> Self {
+        self.control_group = Some(group);
+        self
+    }
+
+    /// A command of the application's own for the control socket. A client asks for it by
+    /// `{"request":NAME}`; what else the object has are the arguments, and what the command returns
+    /// is the answer. It runs in a thread of its own.
+    ///
+    /// A name that the library has for itself has no effect: see
+    /// [`Request::NAMES`](crate::control::Request::NAMES).
+    pub fn command<E: fmt::Display>(
+        mut self,
+        name: impl Into<String>,
+        run: impl Fn(&serde_json::Value) -> Result<serde_json::Value, E> + Send + Sync + 'static,
+    ) -> Self {
+        let run = move |arguments: &_| run(arguments).map_err(|error| error.to_string());
+        self.commands.0.insert(name.into(), Arc::new(run));
+        self
+    }
+
+    /// Becomes the successor of the service whose control socket is at this path, if one runs there,
+    /// although that has not started this process. The variable `HANDOVER_TAKE_OVER` does the same,
+    /// and comes first.
+    ///
+    /// For supervisors that insist on starting processes themselves, blue and green units, and other
+    /// containers that share the folder of the socket. The service must allow this process's user to
+    /// use its control socket.
+    pub fn take_over(mut self, path: impl Into<PathBuf>) -> Self {
+        self.take_over = Some(path.into());
+        self
+    }
+
     /// The version of the application, to be shown with its generation.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
@@ -382,6 +439,9 @@ impl Builder {
         let mut started = Started { shared: None };
         self.validate().map_err(|error| fail(error.into()))?;
         let variable = crate::sys::environment::take(CHANNEL);
+        // Not for what this process starts: each has a channel of its own.
+        let take_over = crate::sys::environment::take(TAKE_OVER);
+        let take_over = take_over.map(PathBuf::from).or(self.take_over);
         let origin = if variable.is_some() { Origin::Predecessor } else { Origin::Unknown };
         let program = Program::of_this_process(origin, &self.overrides)
             .map_err(io("the working directory"))?;
@@ -434,9 +494,12 @@ impl Builder {
             max_generations: self.max_generations,
             cut_oldest: self.too_many == TooMany::CutOldest,
             version: self.version,
+            control: self.control,
+            control_policy: Policy { group: self.control_group },
+            commands: self.commands,
         };
         let shared =
-            Arc::new(Shared::new(config, signals, variable).map_err(io("epoll or eventfd"))?);
+            Arc::new(Shared::new(config, signals, variable, take_over.as_deref()).map_err(fail)?);
         started.shared = Some(Arc::clone(&shared));
         loop {
             let (stage, deadline) = shared.step();
@@ -449,7 +512,10 @@ impl Builder {
                 | Stage::Committing
                 | Stage::Serving
                 | Stage::Draining
-                | Stage::Done => return Ok(Handover::new(shared, started)),
+                | Stage::Done => {
+                    shared.lock().open_control()?;
+                    return Ok(Handover::new(shared, started));
+                }
             }
         }
     }

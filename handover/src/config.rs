@@ -1,15 +1,26 @@
 //! What `Builder` has made up its mind about.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::control::Policy;
 use crate::hooks::Hooks;
 use crate::program::Program;
 use crate::sys::signals::SignalSet;
 use crate::sys::spawn::Parent;
 use crate::verdict::OnVerdict;
+
+/// A command of the application's own.
+pub(crate) type Command = Arc<dyn Fn(&Value) -> Result<Value, String> + Send + Sync>;
+
+/// The commands of the application's own, by name.
+#[derive(Default)]
+pub(crate) struct Commands(pub(crate) BTreeMap<String, Command>);
 
 /// What does not change after the start.
 pub(crate) struct Config {
@@ -35,6 +46,10 @@ pub(crate) struct Config {
     pub(crate) max_generations: u32,
     /// Whether the oldest drain is cut short if there are too many.
     pub(crate) cut_oldest: bool,
+    /// Where operators speak to this process.
+    pub(crate) control: Option<PathBuf>,
+    pub(crate) control_policy: Policy,
+    pub(crate) commands: Commands,
     /// The version of the application.
     pub(crate) version: Option<String>,
 }

@@ -413,6 +413,7 @@ impl Engine {
         for endpoint in self.registry.endpoints() {
             endpoint.open();
         }
+        self.permit_operators();
         if let Some(file) = self.pid_file.take() {
             file.publish();
         }
@@ -562,7 +563,8 @@ impl Engine {
             timeout_ms: u64::try_from(self.drain_timeout().as_millis()).unwrap_or(u64::MAX),
         });
         self.give_up_queue();
-        self.operators.draining(ending, in_flight);
+        let timeout = self.drain_timeout();
+        self.operators.draining(ending, in_flight, timeout);
     }
 
     fn step_drain(&mut self) {
@@ -595,7 +597,7 @@ impl Engine {
         }
         self.stage = Stage::Done;
         self.signals.set_mode(Mode::Finished);
-        self.operators.close(&self.poller);
+        self.operators.close();
         if self.ending == Some(Ending::Stopped)
             && let Some(path) = &self.config.pid_file
         {

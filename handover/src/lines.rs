@@ -93,7 +93,7 @@ impl Lines {
     /// Takes over what a predecessor handed over, if it is a line.
     pub(crate) fn inherit(&mut self, item: &Item, fd: OwnedFd, poller: &Poller) -> Option<OwnedFd> {
         let Some(generation) = generation_of(&item.name) else { return Some(fd) };
-        self.add(generation, Channel::from_line(fd), poller);
+        self.add(generation, Channel::received(fd), poller);
         None
     }
 

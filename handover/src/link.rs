@@ -11,6 +11,7 @@ use handover_proto::{
 };
 
 use crate::clock::Clock;
+use crate::control::Takeover;
 use crate::state::{Sealed, State};
 use crate::stderr::Substitute;
 use crate::sys::channel::{self, Channel, Received};
@@ -63,13 +64,41 @@ impl Link {
         let expected =
             |bytes: &[u8]| Preamble::decode(bytes).filter(|preamble| preamble.token == token);
         let Some((channel, preamble)) = Channel::adopt(number, expected) else { return Ok(None) };
+        Self::new(channel, preamble, poller, clock).map(Some)
+    }
+
+    /// Takes the channel over that a running service has given to this process.
+    pub(crate) fn take_over(
+        takeover: Takeover,
+        poller: &Poller,
+        clock: Clock,
+    ) -> io::Result<Option<Self>> {
+        let Takeover { channel, token } = takeover;
+        let mut buffer = [0; 512];
+        // It was there before the channel was given away.
+        let preamble = match channel.receive::<0>(&mut buffer)? {
+            Received::Frame { bytes, .. } => Preamble::decode(&buffer[..bytes]),
+            Received::Empty | Received::Closed => None,
+        };
+        match preamble.filter(|preamble| preamble.token == token) {
+            Some(preamble) => Self::new(channel, preamble, poller, clock).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn new(
+        channel: Channel,
+        preamble: Preamble,
+        poller: &Poller,
+        clock: Clock,
+    ) -> io::Result<Self> {
         poller.add(&channel, Interest::Read)?;
         let config = SuccessorConfig {
             versions: Versions::OURS,
             pid: std::process::id(),
             software: concat!("handover ", env!("CARGO_PKG_VERSION")).into(),
         };
-        Ok(Some(Self {
+        Ok(Self {
             machine: Successor::new(config, clock.time(Instant::now())),
             generation: preamble.generation,
             predecessor_pid: 0,
@@ -79,7 +108,7 @@ impl Link {
             returned: Vec::new(),
             substitute: None,
             clock,
-        }))
+        })
     }
 
     pub(crate) fn generation(&self) -> u64 {

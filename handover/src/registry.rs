@@ -13,6 +13,9 @@ use crate::listener::{Address, Bind, Bound, Endpoint, Kind, bind, has_address};
 use crate::sys;
 use crate::sys::channel::Channel;
 
+/// What the names of the library's own things begin with.
+pub(crate) const RESERVED_PREFIX: &str = "handover:";
+
 /// A descriptor that is handed over by name: a file, a pipe, a connected socket.
 ///
 /// Successors get the same open file description: its position and its flags are shared. Dropping

@@ -173,7 +173,7 @@ impl Engine {
         if let Some(link) = &mut self.link {
             link.stopped(providers.len(), &self.poller);
         }
-        self.operators.stepped_back(self.generation);
+        self.operators.rolled_back(self.generation);
         self.drain(Ending::RolledBack);
         if providers.is_empty() {
             return None;

@@ -1,16 +1,18 @@
 //! The engine under its lock, and what can be had without.
 
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::{Engine, Stage, Status, Ticket};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::control::take_over;
 use crate::drain::InFlight;
+use crate::error::ErrorKind;
 use crate::events::Hub;
 use crate::link::Link;
 use crate::request::UpgradeOptions;
@@ -35,17 +37,27 @@ impl Shared {
         config: Config,
         signals: Signals,
         variable: Option<OsString>,
-    ) -> io::Result<Self> {
+        predecessor: Option<&Path>,
+    ) -> Result<Self, ErrorKind> {
+        let io = |source| ErrorKind::Io { doing: "epoll or eventfd", source };
         let config = Arc::new(config);
-        let poller = Arc::new(Poller::new()?);
-        let wake = Arc::new(Wake::new()?);
+        let poller = Arc::new(Poller::new().map_err(io)?);
+        let wake = Arc::new(Wake::new().map_err(io)?);
         let in_flight = Arc::new(InFlight::new(Arc::clone(&wake)));
         let clock = Clock::start();
-        poller.add(&signals, Interest::Read)?;
-        poller.add(&*wake, Interest::Read)?;
-        let link = match variable {
-            Some(variable) => Link::adopt(&variable, &poller, clock)?,
-            None => None,
+        poller.add(&signals, Interest::Read).map_err(io)?;
+        poller.add(&*wake, Interest::Read).map_err(io)?;
+        let started = variable.map(|variable| Link::adopt(&variable, &poller, clock));
+        let started = started.transpose().map_err(io)?.flatten();
+        let link = match (started, predecessor) {
+            (None, Some(path)) => match take_over(path).map_err(ErrorKind::TakeOver)? {
+                Some(takeover) => Link::take_over(takeover, &poller, clock).map_err(io)?,
+                None => {
+                    tracing::info!(path = %path.display(), "no service to take over");
+                    None
+                }
+            },
+            (started, _) => started,
         };
         let engine = Engine::new(&config, clock, &poller, &wake, &in_flight, signals, link);
         let status = Watch::new(engine.status());

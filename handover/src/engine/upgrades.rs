@@ -16,7 +16,7 @@ use crate::previous::Own;
 use crate::registry::Held;
 use crate::request::{Asker, UpgradeOptions, Wanted};
 use crate::sys::channel::Channel;
-use crate::sys::process::{Condition, Process};
+use crate::sys::process::Process;
 use crate::verdict::{Failure, Phase, Reason, Verdict};
 
 /// Who wants to take over: its process, and this end of the channel to it.
@@ -229,6 +229,7 @@ impl Engine {
                     let generation = self.attempt.as_ref().map_or(0, Attempt::generation);
                     self.events.push(Event::Confirmed { generation });
                     self.confirm_hook(generation, WhoServes::Successor);
+                    self.operators.confirmed(generation);
                     self.drain(Ending::HandedOver);
                 }
                 attempt::Effect::Returned(state) => {
@@ -322,6 +323,7 @@ impl Engine {
                     reason: failure.reason.to_string(),
                 });
                 self.restore_pid_file();
+                self.operators.rolled_back(failure.generation);
                 let (generation, pid) = (self.generation, std::process::id());
                 self.events.push(Event::Serving { generation, pid });
             }
@@ -372,11 +374,6 @@ impl Engine {
                 None => {}
             }
         }
-    }
-
-    /// Whether the process that wants to take over is still there.
-    pub(super) fn is_alive(process: &Process) -> bool {
-        process.condition() == Condition::Running
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod environment;
 pub(crate) mod executable;
 pub(crate) mod file;
 pub(crate) mod memfd;
+pub(crate) mod peer;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod signals;

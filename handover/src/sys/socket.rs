@@ -3,19 +3,20 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::net::SocketFlags;
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags};
 use socket2::{Domain, SockRef, Type};
 
 /// Whether an accepted socket blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blocking {
     Yes,
-    /// For a runtime.
-    #[cfg(feature = "tokio")]
+    /// For whoever waits for many.
     No,
 }
 
@@ -26,7 +27,6 @@ pub(crate) type Accepted = (OwnedFd, Option<SocketAddr>);
 pub(crate) fn accept(listener: BorrowedFd<'_>, blocking: Blocking) -> io::Result<Accepted> {
     let flags = match blocking {
         Blocking::Yes => SocketFlags::CLOEXEC,
-        #[cfg(feature = "tokio")]
         Blocking::No => SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
     };
     let (fd, from) = rustix::net::acceptfrom_with(listener, flags)?;
@@ -158,6 +158,32 @@ fn tcp_queue(listener: BorrowedFd<'_>) -> Option<Queue> {
     };
     let is_told = result == 0 && length as usize == size_of::<Info>() && info.state == LISTEN;
     is_told.then(|| Queue { queued: info.unacked.into(), backlog: Some(info.sacked.into()) })
+}
+
+/// Sends what a stream takes without waiting, and with its first byte the descriptor, if there is
+/// one (unix(7)).
+///
+/// # Errors
+///
+/// `WouldBlock` when the buffer is full, `QuotaExceeded` when this user has too many descriptors in
+/// flight, of which nothing tells when it is over.
+pub(crate) fn send(
+    stream: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptor = descriptor.as_slice();
+    if !descriptor.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptor)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    match rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, flags) {
+        Ok(sent) => Ok(sent),
+        Err(Errno::TOOMANYREFS) => Err(io::ErrorKind::QuotaExceeded.into()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Makes a listening Unix socket refuse new connections; those in its queue stay (unix(7)).
