@@ -20,3 +20,8 @@ pub mod echo_blocking {}
 #[doc = include_str!("guide/state.md")]
 #[doc = concat!("```no_run\n", include_str!("../examples/state.rs"), "```")]
 pub mod state {}
+
+#[cfg(all(feature = "axum", feature = "serde"))]
+#[doc = include_str!("guide/metrics.md")]
+#[doc = concat!("```no_run\n", include_str!("../examples/metrics.rs"), "```")]
+pub mod metrics {}
