@@ -1,7 +1,10 @@
-//! Metrics that outlive generations: `metrics [ADDRESS]`, by default 127.0.0.1:8080.
+//! Metrics that outlive generations: `metrics [ADDRESS] [--control PATH]
+//! [--probation SECONDS]`, by default at 127.0.0.1:8080.
 //!
 //! `GET /` answers with the process and the generation that served it, `GET /metrics` with what
 //! Prometheus scrapes: counters that go on through upgrades. SIGHUP upgrades, SIGTERM stops.
+
+mod options;
 
 use std::error::Error;
 use std::future::IntoFuture;
@@ -16,7 +19,7 @@ use axum::middleware::{Next, from_fn_with_state, map_response_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use handover::tokio::{TcpListener, ready};
-use handover::{Descriptor, Handle, Handover, Until, Verdict};
+use handover::{Descriptor, Handle, Handover, Until};
 use prometheus_client::encoding::prometheus_text::{CONTENT_TYPE, encode};
 use prometheus_client::metrics::{counter::ConstCounter, counter::Counter, family::Family};
 use prometheus_client::{metrics::gauge::ConstGauge, registry::Registry};
@@ -42,21 +45,25 @@ struct Ledger {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let (address, builder) = options::read("127.0.0.1:8080");
     let ledger = Arc::<Mutex<Ledger>>::default();
     let verdicts = Arc::clone(&ledger);
-    let builder = Handover::builder().on_verdict(move |verdict| {
+    let builder = builder.on_verdict(move |verdict| {
         // A success is for the successor to count: what it was handed is written by now.
-        if let Verdict::Failed(_) = verdict {
+        if !verdict.is_success() {
             lock(&verdicts).total.upgrades_failed += 1;
         }
     });
     let handover = builder.start()?;
-    Runtime::new()?.block_on(serve(handover, ledger))
+    Runtime::new()?.block_on(serve(handover, &address, ledger))
 }
 
-async fn serve(handover: Handover, ledger: Arc<Mutex<Ledger>>) -> Result<(), Box<dyn Error>> {
-    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
-    let http: TcpListener = handover.listen("http", &address)?;
+async fn serve(
+    handover: Handover,
+    address: &str,
+    ledger: Arc<Mutex<Ledger>>,
+) -> Result<(), Box<dyn Error>> {
+    let http: TcpListener = handover.listen("http", address)?;
     println!("listening on {}", http.local_addr()?);
 
     let metrics = Arc::new(Metrics { ledger, rests: Rests::claim(&handover)? });
