@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use handover_proto::{
     Cause, Inventory, MAX_FRAME_BYTES, Name, Outcome, Preamble, Predecessor, PredecessorConfig,
-    PredecessorEvent, Slot, Transmit, Versions,
+    PredecessorEvent, Received as In, Slot, Transmit, Versions,
 };
 
 use crate::clock::Clock;
@@ -97,6 +97,9 @@ struct Marks {
 /// How long to leave the kernel alone that has too many descriptors of this user in flight.
 const QUOTA_PAUSE: Duration = Duration::from_millis(10);
 
+/// How long a successor on probation may take to answer; there is no probation here.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Attempt {
     /// Starts the successor.
     pub(crate) fn begin(
@@ -151,6 +154,7 @@ impl Attempt {
             ready_timeout: plan.config.ready_timeout,
             commit_timeout: plan.config.commit_timeout,
             probation: None,
+            answer_timeout: ANSWER_TIMEOUT,
         };
         let inventory = Inventory { items, states, stderr: plan.config.capture_stderr };
         let attempt = Self {
@@ -264,9 +268,10 @@ impl Attempt {
             let received = channel.receive::<0>(&mut self.buffer);
             let now = self.clock.time(Instant::now());
             match received {
-                Ok(Received::Frame { bytes, descriptors, .. }) => {
+                Ok(Received::Frame { bytes, descriptors, descriptors_truncated: truncated }) => {
                     self.marks.received = self.clock.instant(now);
-                    self.machine.handle_frame(&self.buffer[..bytes], descriptors.len(), now);
+                    let received = In { descriptors: descriptors.len(), truncated };
+                    self.machine.handle_frame(&self.buffer[..bytes], received, now);
                 }
                 Ok(Received::Empty) => return,
                 Ok(Received::Closed) => {
@@ -363,6 +368,10 @@ impl Attempt {
                 }
             }
             PredecessorEvent::Kill => self.kill(),
+            // Without probation no state comes back, and nobody asks.
+            PredecessorEvent::TakeState { .. }
+            | PredecessorEvent::StopAsked { .. }
+            | PredecessorEvent::Inquired { .. } => {}
             PredecessorEvent::Serving => {
                 self.let_go();
                 effects.push(Effect::Serving);

@@ -235,7 +235,7 @@ impl Engine {
                 self.stage = Stage::Claiming;
             }
             link::Effect::Committed(by) => {
-                if let CommittedBy::Predecessor { upgrade_pending } = by {
+                if let CommittedBy::Predecessor { upgrade_pending, .. } = by {
                     self.upgrade_pending |= upgrade_pending;
                 }
                 self.serve();

@@ -103,7 +103,7 @@ impl Link {
 
     /// Says that nothing is accepted any more, after [`Effect::StopServing`].
     pub(crate) fn stopped(&mut self, poller: &Poller) {
-        self.machine.stopped();
+        self.machine.stopped(0);
         self.flush(poller);
     }
 
@@ -181,6 +181,7 @@ impl Link {
                 SuccessorEvent::Adopted => effects.push(Effect::Adopted),
                 SuccessorEvent::Committed(by) => effects.push(Effect::Committed(by)),
                 SuccessorEvent::Upgrade => effects.push(Effect::Upgrade),
+                SuccessorEvent::Confirmed | SuccessorEvent::Stop { .. } => {}
                 SuccessorEvent::RollBack { reason } => effects.push(Effect::StopServing(reason)),
                 SuccessorEvent::Ignored(violation) => {
                     tracing::warn!(%violation, "the predecessor broke the protocol");
@@ -201,7 +202,11 @@ impl Link {
     /// Sends what there is to say, as far as the channel takes it now.
     pub(crate) fn flush(&mut self, poller: &Poller) {
         let was_blocked = self.unsent.is_some();
-        while let Some(frame) = self.unsent.take().or_else(|| self.machine.poll_transmit()) {
+        while let Some(frame) = self
+            .unsent
+            .take()
+            .or_else(|| self.machine.poll_transmit().map(|transmit| transmit.frame))
+        {
             let Some(channel) = &self.channel else { continue };
             match channel.send(&frame, &[]) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

@@ -73,6 +73,10 @@ fn any_pair(rng: &mut Rng) -> Pair {
         progress: rng.below(4),
         refuses: rng.once_in(10),
         probation: rng.pick(&[None, Some(Duration::from_secs(5)), Some(Duration::from_secs(30))]),
+        answer_timeout: rng.pick(&[1, 4, 12].map(Duration::from_secs)),
+        states_back: rng.pick(&[0, 0, 1, 3]),
+        states_given_back: rng.pick(&[0, 1, 3]),
+        drains: rng.once_in(4),
         exits: rng.once_in(2),
         orderly: rng.once_in(2),
     });
@@ -96,7 +100,7 @@ fn run(pair: &mut Pair, rng: &mut Rng) {
 
 fn fail_somehow(pair: &mut Pair, rng: &mut Rng) {
     let until = Some(pair.now + Duration::from_millis(rng.next() % 100_000));
-    match rng.below(12) {
+    match rng.below(15) {
         0 => pair.crash_old(),
         1 => pair.crash_new(),
         2 => {
@@ -112,8 +116,11 @@ fn fail_somehow(pair: &mut Pair, rng: &mut Rng) {
         6 => pair.close_new(),
         7 => pair.ask_old("abort", |machine, now| machine.abort("chaos", now)),
         8 => pair.ask_old("roll back", |machine, now| machine.roll_back("chaos", now)),
-        9 => pair.ask_old("confirm", |machine, _| machine.confirm()),
+        9 => pair.ask_old("confirm", |machine, now| machine.confirm(now)),
         10 => pair.ask_new("unhealthy", |machine| machine.unhealthy("chaos")),
+        11 => pair.ask_new("roll back", |machine| machine.request_rollback("chaos")),
+        12 => pair.stop_new(),
+        13 => pair.stop_old(),
         _ => pair.ask_new("healthy", Successor::healthy),
     }
 }
