@@ -58,6 +58,31 @@ fn unknown_fields_are_ignored() {
 }
 
 #[test]
+fn what_is_absent_is_what_an_older_release_meant() {
+    for (frame, message) in [
+        (
+            &br#"{"type":"unhealthy","reason":"500s"}"#[..],
+            ToPredecessor::Unhealthy { reason: "500s".into(), requested: false },
+        ),
+        (br#"{"type":"stopped"}"#, ToPredecessor::Stopped { states: 0 }),
+        (br#"{"type":"stopped","states":0}"#, ToPredecessor::Stopped { states: 0 }),
+        (br#"{"type":"stop"}"#, ToPredecessor::Stop { drain_ms: None }),
+        (br#"{"type":"stop","drain_ms":null}"#, ToPredecessor::Stop { drain_ms: None }),
+    ] {
+        assert_eq!(decode(frame), Ok(message));
+    }
+}
+
+#[test]
+fn a_report_may_say_more_than_is_understood() {
+    let frame = br#"{"type":"report","number":3,"report":{"generation":1,"pid":7,"in_flight":2,
+                     "age_ms":9,"mood":"good","threads":[1,2]}}"#;
+
+    let report = Report { generation: 1, pid: 7, in_flight: 2, age_ms: 9, ..Report::default() };
+    assert_eq!(decode(frame), Ok(ToSuccessor::Report { number: 3, report }));
+}
+
+#[test]
 fn an_unknown_message_is_refused_by_its_name_whatever_else_it_has() {
     let frame = br#"{"steps":[1,2],"type":"dance"}"#;
     assert_eq!(decode::<ToSuccessor>(frame), Err(unknown("dance")));

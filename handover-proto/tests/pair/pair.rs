@@ -134,10 +134,12 @@ impl Pair {
     /// Somebody asks the successor to stop the service.
     pub(crate) fn stop_new(&mut self) {
         let Self { new, script, .. } = self;
-        if new.life == Life::Alive && new.machine.poll_timeout().is_none() && new.accepts {
+        if new.life == Life::Alive && new.got_commit {
             new.stopping = true;
             new.machine.stop(None);
-            new.go(script);
+            if new.accepts {
+                new.go(script);
+            }
             self.note("successor is asked: stop".into());
         }
     }
