@@ -47,7 +47,7 @@ fn the_faults_lead_to_each_of_the_outcomes_in_each_of_the_phases() {
         seen.insert(match &pair.old.outcome {
             Some(Outcome::Succeeded) => "succeeded".to_owned(),
             Some(Outcome::Failed { phase, .. }) => format!("failed in {phase}"),
-            Some(Outcome::RolledBack { .. }) => "rolled back".to_owned(),
+            Some(Outcome::RolledBack { cause }) => format!("rolled back: {cause}"),
             None => "predecessor died".to_owned(),
         });
     }
@@ -59,7 +59,10 @@ fn the_faults_lead_to_each_of_the_outcomes_in_each_of_the_phases() {
         "failed in initialise",
         "failed in transfer",
         "predecessor died",
-        "rolled back",
+        "rolled back: a rollback was asked for: chaos",
+        "rolled back: the successor does not answer",
+        "rolled back: the successor ended",
+        "rolled back: the successor is unhealthy: chaos",
         "succeeded",
     ];
     assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), expected);

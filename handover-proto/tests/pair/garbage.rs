@@ -53,6 +53,23 @@ fn no_bytes_make_a_successor_panic() {
 }
 
 #[test]
+fn no_bytes_make_a_line_panic_or_grow() {
+    for seed in 0..RUNS {
+        let mut rng = Rng::new(seed);
+        let mut line = Line::new();
+
+        for _ in 0..FRAMES {
+            let received = Received { descriptors: rng.pick(&[0, 0, 1]), truncated: false };
+            line.handle_frame(&any_frame(&mut rng), received);
+            assert!(std::iter::from_fn(|| line.poll_event()).count() <= 1);
+            assert_eq!(line.poll_transmit(), None);
+        }
+
+        assert_eq!(line, Line::new());
+    }
+}
+
+#[test]
 fn who_serves_for_good_does_not_fail_whatever_comes() {
     for seed in 0..RUNS {
         let mut rng = Rng::new(seed);

@@ -301,7 +301,9 @@ impl Pair {
                 }
                 Some(Outcome::Failed { .. } | Outcome::RolledBack { .. }) => {
                     assert!(self.old.accepts || self.old.stopping, "{steps:#?}");
-                    let goes = self.new.life == Life::Dead || self.script.drains;
+                    // One whose states are not acked waits for ever if `resumed` is dropped.
+                    let waits = self.script.drains || self.to_new.unruly.is_some();
+                    let goes = self.new.life == Life::Dead || waits;
                     assert!(goes || self.new.life == Life::Hung(None), "{steps:#?}");
                 }
                 None => panic!("the predecessor never knew: {steps:#?}"),
