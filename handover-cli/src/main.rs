@@ -6,6 +6,7 @@
 
 mod demo;
 mod duration;
+mod generate;
 mod operate;
 mod stop;
 mod verify;
@@ -33,6 +34,8 @@ enum Command {
     /// The service that `demo` upgrades.
     #[command(hide = true)]
     DemoService(demo::service::Args),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
 }
 
 fn afterword() -> String {
@@ -44,7 +47,9 @@ Examples:
   handover status --watch
   handover demo
 
-{}",
+{}
+
+verify and demo exit with 0 if nothing was lost, and with 1 if not.",
         operate::EXIT_CODES
     )
 }
@@ -55,6 +60,8 @@ fn main() -> ExitCode {
         Command::Verify(args) => runtime().and_then(|runtime| runtime.block_on(verify::run(&args))),
         Command::Demo(args) => runtime().and_then(|runtime| runtime.block_on(demo::run(&args))),
         Command::DemoService(args) => demo::service::run(args),
+        Command::Completions(args) => generate::completions(&args, Cli::command()),
+        Command::Man(args) => generate::man(&args, Cli::command()),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("handover: {error:#}");

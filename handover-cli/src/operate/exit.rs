@@ -30,7 +30,7 @@ pub(crate) enum Exit {
 
 /// For `--help`.
 pub(crate) const EXIT_CODES: &str = "\
-Exit codes (verify and demo: 0 if passed, 1 if not):
+Exit codes:
     0  done
     1  something else went wrong
     2  called wrongly

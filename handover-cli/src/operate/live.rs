@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use console::style;
+use console::{Term, style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ impl Live {
         if is_silent {
             return Self::Silent;
         }
-        if !console::Term::stderr().features().is_attended() {
+        if !is_screen(&Term::stderr()) {
             return Self::Lines;
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -41,7 +41,6 @@ impl Live {
                 // While probation is counted down, an old generation's drain is no news.
                 if probation.is_none() {
                     bar.set_message(phase);
-                    bar.tick();
                 }
             }
             Self::Lines => say(&phase),
@@ -71,7 +70,10 @@ impl Live {
             if let Some(end) = probation {
                 let left = end.saturating_duration_since(Instant::now());
                 let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-                bar.set_message(format!("committed, probation {} left", Left(left)));
+                let message = format!("committed, probation {} left", Left(left));
+                if bar.message() != message {
+                    return bar.set_message(message);
+                }
             }
             bar.tick();
         }
@@ -84,6 +86,11 @@ impl Drop for Live {
             bar.finish_and_clear();
         }
     }
+}
+
+/// Whether it is a terminal that can draw over what it shows.
+pub(super) fn is_screen(term: &Term) -> bool {
+    term.features().is_attended() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Writes a line to stderr, if there is one.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::conversation::{Line, RETRY_PAUSE, Service, to_value};
 use super::exit::Exit;
 use super::failure::Failure;
-use super::live::say;
+use super::live::{is_screen, say};
 use super::render::{self, Overview};
 use super::{Common, output};
 use crate::duration::positive_duration;
@@ -83,7 +83,7 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn new(service: &'a Service) -> Self {
         let stdout = Term::stdout();
-        let has_screen = !service.json && stdout.features().is_attended();
+        let has_screen = !service.json && is_screen(&stdout);
         Self { service, screen: has_screen.then_some(stdout) }
     }
 
