@@ -40,7 +40,10 @@ pub(super) async fn follow(
     request: &Value,
     wish: Wish,
 ) -> Result<Exit, Failure> {
-    let (_, before) = status::ask(service).await?;
+    let before = match status::ask(service).await {
+        Ok((_, before)) => before,
+        Err(failure) => return super::with_json(service, failure),
+    };
     let follower = Follower {
         service,
         wish,

@@ -146,6 +146,19 @@ fn a_service_that_is_busy_or_refuses_is_told_apart() {
 }
 
 #[test]
+fn a_service_that_refuses_to_say_who_serves_is_asked_for_nothing_more() {
+    let refusal = || [say(error("forbidden", "only the group staff may ask"))];
+    let service = Service::start().on("status", refusal()).on("status", refusal());
+    let ended = service.run(&["upgrade"]);
+    assert_eq!(ended.code, 8);
+    assert_eq!(ended.stderr, "handover: refused: only the group staff may ask\n");
+    let ended = service.run(&["upgrade", "--json"]);
+    assert_eq!((ended.code, &*ended.stderr), (8, ""));
+    assert!(ended.stdout.starts_with('{'), "{ended:?}");
+    assert_eq!(service.heard(), [] as [Value; 0]);
+}
+
+#[test]
 fn whoever_does_not_serve_any_more_is_asked_no_second_time() {
     let late = || [say(error("not-serving", "connect again"))];
     let service = Service::start()
