@@ -26,6 +26,7 @@
 pub mod control;
 mod frame;
 mod limits;
+mod line;
 mod message;
 mod name;
 mod outcome;
@@ -33,19 +34,18 @@ mod predecessor;
 mod report;
 mod successor;
 mod time;
+mod transmit;
 mod version;
 
 pub use frame::{Preamble, Violation, decode, encode};
 pub use limits::*;
+pub use line::{Line, LineEvent};
 pub use message::{Item, Message, ToPredecessor, ToSuccessor};
 pub use name::{InvalidName, Name};
 pub use outcome::{Cause, Outcome, Phase};
-pub use predecessor::{
-    Event as PredecessorEvent, Inventory, Predecessor, PredecessorConfig, Slot, Transmit,
-};
+pub use predecessor::{Event as PredecessorEvent, Inventory, Predecessor, PredecessorConfig};
 pub use report::Report;
-pub use successor::{
-    CommittedBy, Event as SuccessorEvent, Failure, Received, Successor, SuccessorConfig,
-};
+pub use successor::{CommittedBy, Event as SuccessorEvent, Failure, Successor, SuccessorConfig};
 pub use time::Time;
+pub use transmit::{Received, Slot, Transmit};
 pub use version::{VERSION, Version, Versions};

@@ -36,6 +36,12 @@ pub const ABORT_GRACE: Duration = Duration::from_secs(1);
 /// middle of the transfer.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The most answers to inquiries that wait to be sent; further inquiries are not answered.
+pub const MAX_UNSENT_REPORTS: usize = 16;
+
+/// How many pings there are in the time that a successor on probation has to answer one.
+pub(crate) const PINGS_PER_TIMEOUT: u32 = 4;
+
 /// How long a text becomes at most when JSON escapes it.
 pub(crate) fn escaped_bytes(text: &str) -> usize {
     let escaped = |byte| match byte {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Name, Version, Versions};
+use crate::{Name, Report, Version, Versions};
 
 /// What the successor says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,9 +50,44 @@ pub enum ToPredecessor {
     Unhealthy {
         /// Why, for people.
         reason: String,
+        /// Whether somebody asked the successor for it, and not its own judgement.
+        #[serde(default, skip_serializing_if = "is_false")]
+        requested: bool,
     },
+    /// On probation: the answer to `Ping`.
+    Pong {},
     /// After `Rollback`: the successor does not accept any more.
-    Stopped {},
+    Stopped {
+        /// How many states it will send back at most, before `StatesComplete`; without any, that
+        /// does not follow.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        states: u32,
+    },
+    /// After `Stopped`: a state that the predecessor is to go on with; the frame carries its sealed
+    /// memfd.
+    State {
+        /// The number to be acked.
+        frame: u32,
+        /// Its name.
+        name: Name,
+        /// The application's version of its format.
+        version: u32,
+        /// How long it is.
+        bytes: u64,
+    },
+    /// After `Stopped`: no more states follow.
+    StatesComplete {},
+    /// Stop: whoever serves is to stop, and does not want to be replaced. On probation and after it.
+    Stop {
+        /// How long what is in flight may take at most, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drain_ms: Option<u64>,
+    },
+    /// Say how you are. Only to a predecessor that drains.
+    Inquire {
+        /// To be repeated in the answer.
+        number: u32,
+    },
 }
 
 /// What the predecessor says.
@@ -113,6 +148,29 @@ pub enum ToSuccessor {
     },
     /// An upgrade was asked of the draining predecessor: it is the successor's to honour.
     Upgrade {},
+    /// A stop was asked of the predecessor when it was too late to call the handover off: it is the
+    /// successor's to honour.
+    Stop {
+        /// How long what is in flight may take at most, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drain_ms: Option<u64>,
+    },
+    /// On probation: say `Pong`.
+    Ping {},
+    /// Probation is over: the successor serves for good.
+    Confirmed {},
+    /// The state of that number has arrived.
+    Ack {
+        /// The number that the frame carried.
+        frame: u32,
+    },
+    /// The answer to `Inquire`.
+    Report {
+        /// The number of the question.
+        number: u32,
+        /// How the predecessor is.
+        report: Report,
+    },
     /// On probation: stop accepting, say `Stopped`, drain and exit.
     Rollback {
         /// Why, for people.
@@ -149,6 +207,12 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+/// Absent is the same, and shorter.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
 /// A direction of the protocol.
 pub trait Message: Serialize + DeserializeOwned {
     /// The values of `type` that this direction knows.
@@ -169,7 +233,12 @@ impl Message for ToPredecessor {
         "serving",
         "healthy",
         "unhealthy",
+        "pong",
         "stopped",
+        "state",
+        "states-complete",
+        "stop",
+        "inquire",
     ];
 
     fn name(&self) -> &'static str {
@@ -183,14 +252,31 @@ impl Message for ToPredecessor {
             Self::Serving {} => "serving",
             Self::Healthy {} => "healthy",
             Self::Unhealthy { .. } => "unhealthy",
-            Self::Stopped {} => "stopped",
+            Self::Pong {} => "pong",
+            Self::Stopped { .. } => "stopped",
+            Self::State { .. } => "state",
+            Self::StatesComplete {} => "states-complete",
+            Self::Stop { .. } => "stop",
+            Self::Inquire { .. } => "inquire",
         }
     }
 }
 
 impl Message for ToSuccessor {
-    const TYPES: &'static [&'static str] =
-        &["welcome", "descriptors", "state", "commit", "upgrade", "rollback", "abort"];
+    const TYPES: &'static [&'static str] = &[
+        "welcome",
+        "descriptors",
+        "state",
+        "commit",
+        "upgrade",
+        "stop",
+        "ping",
+        "confirmed",
+        "ack",
+        "report",
+        "rollback",
+        "abort",
+    ];
 
     fn name(&self) -> &'static str {
         match self {
@@ -199,6 +285,11 @@ impl Message for ToSuccessor {
             Self::State { .. } => "state",
             Self::Commit { .. } => "commit",
             Self::Upgrade {} => "upgrade",
+            Self::Stop { .. } => "stop",
+            Self::Ping {} => "ping",
+            Self::Confirmed {} => "confirmed",
+            Self::Ack { .. } => "ack",
+            Self::Report { .. } => "report",
             Self::Rollback { .. } => "rollback",
             Self::Abort { .. } => "abort",
         }

@@ -75,6 +75,13 @@ pub enum Cause {
         /// What it said.
         reason: String,
     },
+    /// Somebody asked for the predecessor to take back over from a successor on probation.
+    RollbackRequested {
+        /// Why.
+        reason: String,
+    },
+    /// The successor, on probation, did not answer in time.
+    Unresponsive,
     /// There is no version of the protocol that both speak.
     Incompatible {
         /// What this end speaks.
@@ -98,6 +105,8 @@ impl fmt::Display for Cause {
             Self::TimedOut => write!(f, "the successor took too long"),
             Self::Refused { reason } => write!(f, "the successor refused: {reason}"),
             Self::Unhealthy { reason } => write!(f, "the successor is unhealthy: {reason}"),
+            Self::RollbackRequested { reason } => write!(f, "a rollback was asked for: {reason}"),
+            Self::Unresponsive => write!(f, "the successor does not answer"),
             Self::Incompatible { ours, theirs } => {
                 write!(f, "the successor speaks protocol version {theirs}, this process {ours}")
             }

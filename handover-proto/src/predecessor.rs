@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::limits::{bounded, escaped_bytes};
+use crate::limits::{PINGS_PER_TIMEOUT, bounded, escaped_bytes};
 use crate::{
     ABORT_GRACE, Cause, Item, MAX_BATCH_BYTES, MAX_DESCRIPTORS, MAX_EXTENSION, MAX_FDS_PER_FRAME,
-    MAX_STATES, Name, Outcome, Phase, Time, ToPredecessor, ToSuccessor, Version, Versions,
-    Violation, decode, encode,
+    MAX_STATES, MAX_UNSENT_REPORTS, Name, Outcome, Phase, Received, Report, Slot, Time,
+    ToPredecessor, ToSuccessor, Transmit, Version, Versions, Violation, decode, encode,
 };
 
 /// What a [`Predecessor`] needs to know of its surroundings.
@@ -25,6 +25,8 @@ pub struct PredecessorConfig {
     pub commit_timeout: Duration,
     /// How long the predecessor stays able to take back over, if at all.
     pub probation: Option<Duration>,
+    /// How long a successor on probation may take to answer, before it counts as hung.
+    pub answer_timeout: Duration,
 }
 
 /// What there is to hand over.
@@ -62,34 +64,35 @@ pub enum Event {
         /// What the successor has claimed.
         claimed: Vec<Name>,
     },
+    /// Do: keep the one descriptor of this frame, a sealed memfd: a state of a successor that is
+    /// rolled back, to go on with.
+    TakeState {
+        /// Its name.
+        name: Name,
+        /// The version of its format.
+        version: u32,
+        /// How long it says to be.
+        bytes: u64,
+    },
     /// Do: accept again, on everything. What queued meanwhile is still there.
     ResumeAccepting,
     /// Do: end the process, it had its time (SIGKILL), and report its end.
     Kill,
     /// Know: the successor accepts. Without probation [`Event::Finished`] follows at once.
     Serving,
-    /// Know: it is over. Only `Upgrade` messages may still follow.
+    /// Do: stop, nobody is to serve any more; or, when the handover is over, finish sooner.
+    StopAsked {
+        /// How long what is in flight may take at most.
+        drain: Option<Duration>,
+    },
+    /// Do: call [`Predecessor::report`] with this number.
+    Inquired {
+        /// The number.
+        number: u32,
+    },
+    /// Know: it is over. Only `Upgrade`, `Stop` and what concerns a process that drains may still
+    /// follow.
     Finished(Outcome),
-}
-
-/// A frame to be sent, with descriptors.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Transmit {
-    /// The bytes.
-    pub frame: Vec<u8>,
-    /// The descriptors that go with it, in order.
-    pub slots: Vec<Slot>,
-}
-
-/// A descriptor, by where the driver finds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Slot {
-    /// The real stderr.
-    Stderr,
-    /// The item of that index in the [`Inventory`].
-    Item(usize),
-    /// The state of that index, in the order of the calls of [`Predecessor::state`].
-    State(usize),
 }
 
 /// The predecessor's side of one handover.
@@ -127,6 +130,9 @@ pub struct Predecessor {
     connected: bool,
     /// Set once the handover has failed and the successor's end is awaited.
     failing: Option<Failing>,
+    /// Why it has failed, or is about to.
+    cause: Option<Cause>,
+    heartbeat: Heartbeat,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
 }
@@ -138,6 +144,17 @@ struct Failing {
     killed: bool,
     /// Whether accepting resumes when the successor is known to be gone, or has stopped.
     resume: bool,
+    /// How many states a successor that has stopped may still send.
+    states_left: u32,
+}
+
+/// Whether a successor on probation answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Heartbeat {
+    /// To be asked then.
+    AskAt(Time),
+    /// It was asked, and has until then.
+    AnswerBy(Time),
 }
 
 impl Predecessor {
@@ -161,6 +178,8 @@ impl Predecessor {
             late_complete: false,
             connected: true,
             failing: None,
+            cause: None,
+            heartbeat: Heartbeat::AskAt(now),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -171,21 +190,32 @@ impl Predecessor {
         self.phase
     }
 
-    /// Takes a frame that came through the channel, and how many descriptors came with it.
-    pub fn handle_frame(&mut self, frame: &[u8], descriptors: usize, now: Time) {
+    /// What this was made with.
+    pub fn config(&self) -> &PredecessorConfig {
+        &self.config
+    }
+
+    /// Why the handover has come to nothing, or is about to.
+    pub fn cause(&self) -> Option<&Cause> {
+        self.cause.as_ref()
+    }
+
+    /// When probation ends, if the successor is on it.
+    pub fn probation_end(&self) -> Option<Time> {
+        (self.phase == Phase::Probation && self.failing.is_none()).then_some(self.deadline)
+    }
+
+    /// Takes a frame that came through the channel, and what came with it.
+    pub fn handle_frame(&mut self, frame: &[u8], received: Received, now: Time) {
         if self.phase == Phase::Failed {
             return;
         }
-        let message = match decode(frame) {
-            Ok(message) if descriptors == 0 => message,
-            Ok(_) => {
-                let violation = Violation::DescriptorCount { expected: 0, received: descriptors };
-                return self.fail(Cause::Misbehaved(violation), now);
-            }
+        let message = match read(frame, received) {
+            Ok(message) => message,
             Err(violation) => return self.fail(Cause::Misbehaved(violation), now),
         };
         if self.failing.is_some() {
-            self.handle_while_failing(&message);
+            self.handle_while_failing(message, now);
         } else if let Err(cause) = self.handle_message(message, now) {
             self.fail(cause, now);
         }
@@ -221,12 +251,17 @@ impl Predecessor {
             return;
         }
         if let Some(failing) = &mut self.failing {
+            if failing.states_left > 0 {
+                // It does not serve any more, but is too slow to say what is to be gone on with.
+                return self.finish_failing();
+            }
             failing.killed = true;
             self.events.push_back(Event::Kill);
             return;
         }
         match self.phase {
-            Phase::Probation => self.succeed(),
+            Phase::Probation if now >= self.deadline => self.confirm(now),
+            Phase::Probation => self.beat(now),
             Phase::Hello | Phase::Transfer | Phase::Initialise | Phase::Commit | Phase::Confirm => {
                 self.fail(Cause::TimedOut, now)
             }
@@ -299,14 +334,25 @@ impl Predecessor {
     /// Takes back over from a successor on probation.
     pub fn roll_back(&mut self, reason: impl Into<String>, now: Time) {
         if self.phase == Phase::Probation {
-            self.fail(Cause::CalledOff { reason: bounded(reason.into()) }, now);
+            self.fail(Cause::RollbackRequested { reason: bounded(reason.into()) }, now);
         }
     }
 
     /// Ends probation early: the successor serves for good.
-    pub fn confirm(&mut self) {
+    pub fn confirm(&mut self, now: Time) {
         if self.phase == Phase::Probation && self.failing.is_none() {
-            self.succeed();
+            self.transmits.retain(|sent| !is_ping(&sent.frame));
+            self.succeed(now);
+        }
+    }
+
+    /// Says how this process is, after [`Event::Inquired`].
+    pub fn report(&mut self, number: u32, report: Report, now: Time) {
+        if self.phase == Phase::Served
+            && self.connected
+            && self.transmits.len() < MAX_UNSENT_REPORTS
+        {
+            self.send(&ToSuccessor::Report { number, report }, vec![], now);
         }
     }
 
@@ -335,6 +381,24 @@ impl Predecessor {
         }
     }
 
+    /// Passes a stop on to the one who serves next, when it is too late to call the handover off.
+    ///
+    /// Returns whether it goes to the successor.
+    pub fn forward_stop(&mut self, drain: Option<Duration>, now: Time) -> bool {
+        if self.failing.is_some() || !self.connected {
+            return false;
+        }
+        match self.phase {
+            Phase::Confirm | Phase::Probation | Phase::Served => {
+                self.send(&ToSuccessor::Stop { drain_ms: drain.map(millis) }, vec![], now);
+                true
+            }
+            Phase::Hello | Phase::Transfer | Phase::Initialise | Phase::Commit | Phase::Failed => {
+                false
+            }
+        }
+    }
+
     /// The next frame to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()
@@ -350,6 +414,10 @@ impl Predecessor {
         match (&self.failing, self.phase) {
             (_, Phase::Served | Phase::Failed) => None,
             (Some(failing), _) if failing.killed => None,
+            (None, Phase::Probation) => {
+                let (Heartbeat::AskAt(beat) | Heartbeat::AnswerBy(beat)) = self.heartbeat;
+                Some(self.deadline.min(beat))
+            }
             (Some(_) | None, _) => Some(self.deadline),
         }
     }
@@ -400,16 +468,41 @@ impl Predecessor {
                     Some(probation) => {
                         self.deadline = now + probation;
                         self.enter(Phase::Probation);
+                        self.heartbeat = Heartbeat::AskAt(now);
+                        self.beat(now);
                     }
-                    None => self.succeed(),
+                    None => self.succeed(now),
                 }
             }
-            (ToPredecessor::Healthy {}, Phase::Probation) => self.succeed(),
-            (ToPredecessor::Unhealthy { reason }, Phase::Probation) => {
-                return Err(Cause::Unhealthy { reason: bounded(reason) });
+            (ToPredecessor::Healthy {}, Phase::Probation) => self.confirm(now),
+            (ToPredecessor::Unhealthy { reason, requested }, Phase::Probation) => {
+                let reason = bounded(reason);
+                return Err(if requested {
+                    Cause::RollbackRequested { reason }
+                } else {
+                    Cause::Unhealthy { reason }
+                });
+            }
+            (ToPredecessor::Pong {}, Phase::Probation) => {
+                let pause = self.config.answer_timeout / PINGS_PER_TIMEOUT;
+                self.heartbeat = Heartbeat::AskAt(now + pause);
+            }
+            // When the successor then exits, nobody is to serve.
+            (ToPredecessor::Stop { drain_ms }, Phase::Probation) => {
+                self.confirm(now);
+                self.stop_asked(drain_ms);
+            }
+            (ToPredecessor::Stop { drain_ms }, Phase::Served) => self.stop_asked(drain_ms),
+            (ToPredecessor::Inquire { number }, Phase::Served) => {
+                self.events.push_back(Event::Inquired { number });
             }
             // Crossed with our own decision that all is well; nothing can come of it any more.
-            (ToPredecessor::Healthy {} | ToPredecessor::Unhealthy { .. }, Phase::Served) => {}
+            (
+                ToPredecessor::Healthy {}
+                | ToPredecessor::Unhealthy { .. }
+                | ToPredecessor::Pong {},
+                Phase::Served,
+            ) => {}
             (
                 message @ (ToPredecessor::Hello { .. }
                 | ToPredecessor::Ack { .. }
@@ -420,7 +513,12 @@ impl Predecessor {
                 | ToPredecessor::Serving {}
                 | ToPredecessor::Healthy {}
                 | ToPredecessor::Unhealthy { .. }
-                | ToPredecessor::Stopped {}),
+                | ToPredecessor::Pong {}
+                | ToPredecessor::Stopped { .. }
+                | ToPredecessor::State { .. }
+                | ToPredecessor::StatesComplete {}
+                | ToPredecessor::Stop { .. }
+                | ToPredecessor::Inquire { .. }),
                 _,
             ) => {
                 let message = crate::Message::name(&message);
@@ -431,11 +529,57 @@ impl Predecessor {
         Ok(())
     }
 
-    /// Of a successor that must go, only one word matters: that it has stopped accepting.
-    fn handle_while_failing(&mut self, message: &ToPredecessor) {
-        let awaited = self.failing.as_ref().is_some_and(|failing| failing.resume);
-        if awaited && matches!(message, ToPredecessor::Stopped {}) {
-            self.finish_failing();
+    /// Of a successor that must go, it matters that it has stopped accepting, and what it leaves.
+    fn handle_while_failing(&mut self, message: ToPredecessor, now: Time) {
+        let commit_timeout = self.config.commit_timeout;
+        let Some(failing) = &mut self.failing else { return };
+        match message {
+            ToPredecessor::Stopped { states } if failing.resume && failing.states_left == 0 => {
+                // It has stopped by itself: it is not killed any more, and drains.
+                failing.killed = false;
+                failing.states_left = states.min(MAX_STATES);
+                self.deadline = now + commit_timeout;
+                if states == 0 {
+                    self.finish_failing();
+                }
+            }
+            ToPredecessor::State { frame, name, version, bytes } if failing.states_left > 0 => {
+                self.events.push_back(Event::TakeState { name, version, bytes });
+                self.send(&ToSuccessor::Ack { frame }, vec![], now);
+            }
+            ToPredecessor::StatesComplete {} if failing.states_left > 0 => self.finish_failing(),
+            // The successor has crossed our decision with the one to stop the service.
+            ToPredecessor::Stop { drain_ms } => self.stop_asked(drain_ms),
+            ToPredecessor::Hello { .. }
+            | ToPredecessor::Ack { .. }
+            | ToPredecessor::Progress { .. }
+            | ToPredecessor::Claim { .. }
+            | ToPredecessor::Ready {}
+            | ToPredecessor::Refuse { .. }
+            | ToPredecessor::Serving {}
+            | ToPredecessor::Healthy {}
+            | ToPredecessor::Unhealthy { .. }
+            | ToPredecessor::Pong {}
+            | ToPredecessor::Stopped { .. }
+            | ToPredecessor::State { .. }
+            | ToPredecessor::StatesComplete {}
+            | ToPredecessor::Inquire { .. } => {}
+        }
+    }
+
+    fn stop_asked(&mut self, drain_ms: Option<u64>) {
+        self.events.push_back(Event::StopAsked { drain: drain_ms.map(Duration::from_millis) });
+    }
+
+    /// Asks a successor on probation whether it is there, or gives it up.
+    fn beat(&mut self, now: Time) {
+        match self.heartbeat {
+            Heartbeat::AskAt(at) if now >= at => {
+                self.heartbeat = Heartbeat::AnswerBy(now + self.config.answer_timeout);
+                self.send(&ToSuccessor::Ping {}, vec![], now);
+            }
+            Heartbeat::AnswerBy(at) if now >= at => self.fail(Cause::Unresponsive, now),
+            Heartbeat::AskAt(_) | Heartbeat::AnswerBy(_) => {}
         }
     }
 
@@ -534,8 +678,9 @@ impl Predecessor {
         self.events.push_back(Event::Entered(phase));
     }
 
-    fn succeed(&mut self) {
+    fn succeed(&mut self, now: Time) {
         self.enter(Phase::Served);
+        self.send(&ToSuccessor::Confirmed {}, vec![], now);
         self.events.push_back(Event::Finished(Outcome::Succeeded));
     }
 
@@ -572,7 +717,8 @@ impl Predecessor {
         self.queue.clear();
         self.transmits.clear();
         self.deadline = now + grace;
-        self.failing = Some(Failing { phase, cause, killed: false, resume });
+        self.cause = Some(cause.clone());
+        self.failing = Some(Failing { phase, cause, killed: false, resume, states_left: 0 });
         if let Some(message) = farewell {
             self.send(&message, vec![], now);
         }
@@ -611,6 +757,24 @@ impl Predecessor {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+/// Reads a frame and checks that it came with the descriptors that belong to it.
+fn read(frame: &[u8], received: Received) -> Result<ToPredecessor, Violation> {
+    if received.truncated {
+        return Err(Violation::Truncated);
+    }
+    let message = decode(frame)?;
+    let expected = usize::from(matches!(message, ToPredecessor::State { .. }));
+    if received.descriptors != expected {
+        let received = received.descriptors;
+        return Err(Violation::DescriptorCount { expected, received });
+    }
+    Ok(message)
+}
+
+fn is_ping(frame: &[u8]) -> bool {
+    encode(&ToSuccessor::Ping {}).is_ok_and(|ping| ping == frame)
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

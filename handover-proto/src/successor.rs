@@ -5,9 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::limits::{bounded, escaped_bytes};
+use crate::predecessor::millis;
 use crate::{
-    Item, MAX_BATCH_BYTES, MAX_DESCRIPTORS, MAX_FDS_PER_FRAME, MAX_STATES, Message, Name,
-    SILENCE_TIMEOUT, Time, ToPredecessor, ToSuccessor, Versions, Violation, decode, encode,
+    Item, MAX_BATCH_BYTES, MAX_DESCRIPTORS, MAX_FDS_PER_FRAME, MAX_STATES, Message, Name, Received,
+    SILENCE_TIMEOUT, Slot, Time, ToPredecessor, ToSuccessor, Transmit, Versions, Violation, decode,
+    encode,
 };
 
 /// What a [`Successor`] says of itself.
@@ -21,15 +23,6 @@ pub struct SuccessorConfig {
     pub software: String,
 }
 
-/// How many descriptors came with a frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Received {
-    /// How many there are.
-    pub descriptors: usize,
-    /// Whether the kernel dropped some (`MSG_CTRUNC`).
-    pub truncated: bool,
-}
-
 /// What made the successor the one who serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommittedBy {
@@ -37,6 +30,8 @@ pub enum CommittedBy {
     Predecessor {
         /// Whether an upgrade was asked for meanwhile: do it.
         upgrade_pending: bool,
+        /// How long the predecessor can take back over, if at all.
+        probation: Option<Duration>,
     },
     /// The predecessor is gone.
     Orphaned,
@@ -115,8 +110,16 @@ pub enum Event {
     /// Do: accept. The handover is done. Comes again, as [`CommittedBy::Orphaned`], if the
     /// predecessor dies after [`Event::RollBack`] and before [`Successor::stopped`].
     Committed(CommittedBy),
+    /// Know: the predecessor cannot take back over any more, and the channel is a
+    /// [`Line`](crate::Line). Follows [`Event::Committed`], also where there is no probation.
+    Confirmed,
     /// Do: an upgrade was asked of the draining predecessor.
     Upgrade,
+    /// Do: stop. It was asked of the predecessor too late for it.
+    Stop {
+        /// How long what is in flight may take at most.
+        drain: Option<Duration>,
+    },
     /// Do: stop accepting, call [`Successor::stopped`], drain and exit.
     RollBack {
         /// Why.
@@ -153,11 +156,21 @@ pub struct Successor {
     /// When the predecessor has been silent for too long.
     deadline: Option<Time>,
     connected: bool,
+    /// How long the predecessor can take back over after the commit.
+    probation: Option<Duration>,
+    /// Whether it cannot any more.
+    confirmed: bool,
     /// Whether the application has said how probation goes; its first word counts.
     judged: bool,
+    /// The frame with a state that goes back and is not acked, and those that follow.
+    outstanding: Option<u32>,
+    returned: VecDeque<(ToPredecessor, Vec<Slot>)>,
+    returned_states: u32,
+    /// How many the predecessor was told of.
+    announced_states: u32,
     /// Progress that has not left; only the latest is kept.
     progress: Option<Progress>,
-    transmits: VecDeque<Vec<u8>>,
+    transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
 }
 
@@ -215,7 +228,13 @@ impl Successor {
             commit_timeout: SILENCE_TIMEOUT,
             deadline: Some(now + SILENCE_TIMEOUT),
             connected: true,
+            probation: None,
+            confirmed: false,
             judged: false,
+            outstanding: None,
+            returned: VecDeque::new(),
+            returned_states: 0,
+            announced_states: 0,
             progress: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -266,16 +285,25 @@ impl Successor {
             Phase::Commit | Phase::RollingBack => {
                 self.phase = Phase::Serving;
                 self.events.push_back(Event::Committed(CommittedBy::Orphaned));
+                self.confirm();
             }
-            Phase::Initialise | Phase::Serving | Phase::Stopped => {}
+            Phase::Serving => self.confirm(),
+            Phase::Initialise | Phase::Stopped => {}
         }
         self.events.push_back(Event::PredecessorGone);
     }
 
     /// Takes the passing of time.
     pub fn handle_timeout(&mut self, now: Time) {
-        if self.deadline.is_some_and(|deadline| now >= deadline) {
-            self.give_up("the predecessor is silent".into(), Failure::Silent);
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        match self.phase {
+            Phase::Serving => self.confirm(),
+            Phase::Hello | Phase::Transfer | Phase::Initialise | Phase::Commit => {
+                self.give_up("the predecessor is silent".into(), Failure::Silent);
+            }
+            Phase::RollingBack | Phase::Stopped | Phase::Failed => self.deadline = None,
         }
     }
 
@@ -299,6 +327,7 @@ impl Successor {
         if !self.connected {
             self.phase = Phase::Serving;
             self.events.push_back(Event::Committed(CommittedBy::Orphaned));
+            self.confirm();
             return;
         }
         self.send_progress();
@@ -329,34 +358,94 @@ impl Successor {
         }
     }
 
+    /// Whether the predecessor can take back over.
+    pub fn is_on_probation(&self) -> bool {
+        matches!(self.phase, Phase::Serving) && !self.confirmed
+    }
+
     /// On probation: says that all is well. The first word counts, this or
-    /// [`unhealthy`](Self::unhealthy).
+    /// [`unhealthy`](Self::unhealthy) or [`request_rollback`](Self::request_rollback).
     pub fn healthy(&mut self) {
-        if self.phase == Phase::Serving && !self.judged {
-            self.judged = true;
-            self.send(&ToPredecessor::Healthy {});
-        }
+        self.judge(&ToPredecessor::Healthy {});
     }
 
     /// On probation: asks the predecessor to take back over. Answered by [`Event::RollBack`],
     /// unless probation is over.
     pub fn unhealthy(&mut self, reason: impl Into<String>) {
-        if self.phase == Phase::Serving && !self.judged {
+        let reason = bounded(reason.into());
+        self.judge(&ToPredecessor::Unhealthy { reason, requested: false });
+    }
+
+    /// The same, because somebody asked for it.
+    pub fn request_rollback(&mut self, reason: impl Into<String>) {
+        let reason = bounded(reason.into());
+        self.judge(&ToPredecessor::Unhealthy { reason, requested: true });
+    }
+
+    fn judge(&mut self, word: &ToPredecessor) {
+        if self.is_on_probation() && !self.judged {
             self.judged = true;
-            self.send(&ToPredecessor::Unhealthy { reason: bounded(reason.into()) });
+            self.send(word);
         }
     }
 
-    /// After [`Event::RollBack`]: says that nothing is accepted any more.
-    pub fn stopped(&mut self) {
+    /// Says that the service is to stop: the predecessor must not take back over when this process
+    /// exits, and is to finish as well.
+    ///
+    /// If a rollback has crossed this, the predecessor takes back over and stops then.
+    pub fn stop(&mut self, drain: Option<Duration>) {
+        if matches!(self.phase, Phase::Serving | Phase::RollingBack | Phase::Stopped) {
+            self.judged = true;
+            self.send(&ToPredecessor::Stop { drain_ms: drain.map(millis) });
+        }
+    }
+
+    /// After [`Event::RollBack`]: says that nothing is accepted any more, and how many states will
+    /// be sent back at most, by [`returned_state`](Self::returned_state) and then
+    /// [`states_complete`](Self::states_complete).
+    pub fn stopped(&mut self, states: u32) {
         if self.phase == Phase::RollingBack {
             self.phase = Phase::Stopped;
-            self.send(&ToPredecessor::Stopped {});
+            self.announced_states = states.min(MAX_STATES);
+            self.send(&ToPredecessor::Stopped { states: self.announced_states });
+        }
+    }
+
+    /// Sends a state back. The n-th call names [`Slot::State`]`(n)`, counted from 0.
+    pub fn returned_state(&mut self, name: Name, version: u32, bytes: u64) {
+        if self.phase == Phase::Stopped && self.returned_states < self.announced_states {
+            let slot = Slot::State(self.returned_states as usize);
+            self.returned_states += 1;
+            let frame = self.returned_states;
+            let state = ToPredecessor::State { frame, name, version, bytes };
+            self.returned.push_back((state, vec![slot]));
+            self.return_next();
+        }
+    }
+
+    /// Says that no more states are sent back.
+    pub fn states_complete(&mut self) {
+        if self.phase == Phase::Stopped && self.announced_states > 0 {
+            self.announced_states = 0;
+            self.returned.push_back((ToPredecessor::StatesComplete {}, vec![]));
+            self.return_next();
+        }
+    }
+
+    /// Sends the next state once the last one is acked.
+    fn return_next(&mut self) {
+        if self.outstanding.is_none()
+            && let Some((message, slots)) = self.returned.pop_front()
+        {
+            if let ToPredecessor::State { frame, .. } = message {
+                self.outstanding = Some(frame);
+            }
+            self.send_with(&message, slots);
         }
     }
 
     /// The next frame to send.
-    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
         if self.transmits.is_empty() {
             self.send_progress();
         }
@@ -385,6 +474,11 @@ impl Successor {
             ToSuccessor::State { .. } => 1,
             ToSuccessor::Commit { .. }
             | ToSuccessor::Upgrade {}
+            | ToSuccessor::Stop { .. }
+            | ToSuccessor::Ping {}
+            | ToSuccessor::Confirmed {}
+            | ToSuccessor::Ack { .. }
+            | ToSuccessor::Report { .. }
             | ToSuccessor::Rollback { .. }
             | ToSuccessor::Abort { .. } => 0,
         };
@@ -406,7 +500,7 @@ impl Successor {
                     stderr,
                     ready_timeout_ms,
                     commit_timeout_ms,
-                    probation_ms: _,
+                    probation_ms,
                 },
                 Phase::Hello,
             ) => {
@@ -426,6 +520,7 @@ impl Successor {
                 self.transfer_timeout =
                     SILENCE_TIMEOUT.max(Duration::from_millis(ready_timeout_ms));
                 self.commit_timeout = Duration::from_millis(commit_timeout_ms);
+                self.probation = probation_ms.map(Duration::from_millis);
                 self.events.push_back(Event::Welcomed { generation, predecessor: pid });
                 if stderr {
                     self.events.push_back(Event::TakeStderr);
@@ -459,17 +554,39 @@ impl Successor {
             }
             (ToSuccessor::Commit { upgrade_pending }, Phase::Commit) => {
                 self.phase = Phase::Serving;
-                self.deadline = None;
-                let by = CommittedBy::Predecessor { upgrade_pending };
+                let probation = self.probation;
+                // A predecessor that could still take back over would have said so by then.
+                let wait = self.commit_timeout.saturating_mul(2);
+                self.deadline = Some(now + probation.unwrap_or_default().saturating_add(wait));
+                let by = CommittedBy::Predecessor { upgrade_pending, probation };
                 self.events.push_back(Event::Committed(by));
                 self.send(&ToPredecessor::Serving {});
             }
             (ToSuccessor::Upgrade {}, Phase::Serving) => self.events.push_back(Event::Upgrade),
+            (ToSuccessor::Stop { drain_ms }, Phase::Serving) => {
+                let drain = drain_ms.map(Duration::from_millis);
+                self.events.push_back(Event::Stop { drain });
+            }
+            (ToSuccessor::Ping {}, Phase::Serving) => self.send(&ToPredecessor::Pong {}),
+            (ToSuccessor::Confirmed {}, Phase::Serving) => self.confirm(),
+            (ToSuccessor::Ack { frame }, Phase::Stopped) if self.outstanding == Some(frame) => {
+                self.outstanding = None;
+                self.return_next();
+            }
+            // Crossed with what this process had to say; a process that goes has nothing to answer.
+            (
+                ToSuccessor::Ping {} | ToSuccessor::Upgrade {} | ToSuccessor::Stop { .. },
+                Phase::RollingBack | Phase::Stopped,
+            ) => {}
+            // An answer to who had this end of the channel before.
+            (ToSuccessor::Report { .. }, Phase::Serving) => {}
+            // Also without probation: the commit itself may not have come to its end over there.
             (
                 ToSuccessor::Rollback { reason } | ToSuccessor::Abort { reason, .. },
                 Phase::Serving,
             ) => {
                 self.phase = Phase::RollingBack;
+                self.deadline = None;
                 self.events.push_back(Event::RollBack { reason: bounded(reason) });
             }
             (
@@ -490,6 +607,11 @@ impl Successor {
                 | ToSuccessor::State { .. }
                 | ToSuccessor::Commit { .. }
                 | ToSuccessor::Upgrade {}
+                | ToSuccessor::Stop { .. }
+                | ToSuccessor::Ping {}
+                | ToSuccessor::Confirmed {}
+                | ToSuccessor::Ack { .. }
+                | ToSuccessor::Report { .. }
                 | ToSuccessor::Rollback { .. }
                 | ToSuccessor::Abort { .. }),
                 _,
@@ -516,7 +638,7 @@ impl Successor {
 
     fn send_progress(&mut self) {
         if let Some(Progress { text, more }) = self.progress.take() {
-            let more_ms = more.map(|more| u64::try_from(more.as_millis()).unwrap_or(u64::MAX));
+            let more_ms = more.map(millis);
             self.send(&ToPredecessor::Progress { text, more_ms });
         }
     }
@@ -534,12 +656,24 @@ impl Successor {
         self.events.push_back(Event::Failed(failure));
     }
 
+    /// The predecessor cannot take back over any more.
+    fn confirm(&mut self) {
+        self.deadline = None;
+        if !std::mem::replace(&mut self.confirmed, true) {
+            self.events.push_back(Event::Confirmed);
+        }
+    }
+
     fn send(&mut self, message: &ToPredecessor) {
+        self.send_with(message, Vec::new());
+    }
+
+    fn send_with(&mut self, message: &ToPredecessor, slots: Vec<Slot>) {
         if !self.connected {
             return;
         }
         match encode(message) {
-            Ok(frame) => self.transmits.push_back(frame),
+            Ok(frame) => self.transmits.push_back(Transmit { frame, slots }),
             // The limits on names and texts leave no message that is too long, but a mistake in
             // them must not end a service.
             Err(violation) => self.fail(Failure::Misbehaved(violation)),
