@@ -82,6 +82,23 @@ impl Client {
         &mut self,
         timeout: Option<Duration>,
     ) -> Result<Option<Answer>, ClientError> {
+        let Some(line) = self.next_line_within(timeout)? else { return Ok(None) };
+        match serde_json::from_slice(&line) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(source) => Err(ClientError::Answer { path: self.path.clone(), source }),
+        }
+    }
+
+    /// The same, but as it was received, without its newline: whatever a later version says is
+    /// kept. It is an [`Answer`] in JSON, unless another program listens there.
+    ///
+    /// # Errors
+    ///
+    /// If the connection breaks.
+    pub fn next_line_within(
+        &mut self,
+        timeout: Option<Duration>,
+    ) -> Result<Option<Vec<u8>>, ClientError> {
         // A timeout of zero is refused by the call.
         let timeout = timeout.map(|timeout| timeout.max(Duration::from_micros(1)));
         self.stream.get_ref().set_read_timeout(timeout).map_err(|source| self.io(source))?;
@@ -91,14 +108,11 @@ impl Client {
             Ok(_) => {}
             Err(source) => return Err(self.io(source)),
         }
-        let line = std::mem::take(&mut self.line);
-        match line.strip_suffix(b"\n") {
-            Some(line) => match serde_json::from_slice(line) {
-                Ok(answer) => Ok(Some(answer)),
-                Err(source) => Err(ClientError::Answer { path: self.path.clone(), source }),
-            },
-            None if line.is_empty() => Ok(None),
-            None => Err(self.io(io::ErrorKind::UnexpectedEof.into())),
+        let mut line = std::mem::take(&mut self.line);
+        match line.pop() {
+            Some(b'\n') => Ok(Some(line)),
+            None => Ok(None),
+            Some(_) => Err(self.io(io::ErrorKind::UnexpectedEof.into())),
         }
     }
 
