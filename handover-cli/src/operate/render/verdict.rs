@@ -12,7 +12,7 @@ use super::{Took, plain};
 
 /// The phases in their order; others come after them, by name.
 const PHASES: &[&str] =
-    &["check", "spawn", "hello", "transfer", "initialise", "commit", "confirm", "probation"];
+    &["preflight", "spawn", "hello", "transfer", "initialise", "commit", "confirm", "probation"];
 
 /// The verdict, in full lines. One if it succeeded.
 pub(in crate::operate) fn verdict(verdict: &VerdictReport) -> String {
