@@ -161,7 +161,7 @@ impl fmt::Display for Violation {
             }
             Self::Truncated => write!(
                 f,
-                "descriptors were dropped on the way: the successor's limit of open files \
+                "descriptors were dropped on the way: the receiver's limit of open files \
                  (RLIMIT_NOFILE) is too low"
             ),
             Self::TooMany { what } => write!(f, "too many {what}"),

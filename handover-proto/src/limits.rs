@@ -36,7 +36,7 @@ pub const ABORT_GRACE: Duration = Duration::from_secs(1);
 /// middle of the transfer.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The most answers to inquiries that wait to be sent; further inquiries are not answered.
+/// The most answers to inquiries that wait to be sent; the newest are kept.
 pub const MAX_UNSENT_REPORTS: usize = 16;
 
 /// How many pings there are in the time that a successor on probation has to answer one.

@@ -58,8 +58,7 @@ pub enum ToPredecessor {
     Pong {},
     /// After `Rollback`: the successor does not accept any more.
     Stopped {
-        /// How many states it will send back at most, before `StatesComplete`; without any, that
-        /// does not follow.
+        /// How many states follow at most. Fewer end with `StatesComplete`.
         #[serde(default, skip_serializing_if = "is_zero")]
         states: u32,
     },
@@ -77,7 +76,8 @@ pub enum ToPredecessor {
     },
     /// After `Stopped`: no more states follow.
     StatesComplete {},
-    /// Stop: whoever serves is to stop, and does not want to be replaced. On probation and after it.
+    /// The service is to stop: on probation, do not take back over when the successor exits; in any
+    /// case, do not serve, and finish.
     Stop {
         /// How long what is in flight may take at most, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,7 +157,7 @@ pub enum ToSuccessor {
     },
     /// On probation: say `Pong`.
     Ping {},
-    /// Probation is over: the successor serves for good.
+    /// Probation is over: the successor serves for good. Without probation it is not sent.
     Confirmed {},
     /// The state of that number has arrived.
     Ack {
@@ -176,6 +176,9 @@ pub enum ToSuccessor {
         /// Why, for people.
         reason: String,
     },
+    /// After `Stopped`: the predecessor takes back over, and waits for no more states. A successor
+    /// that has not heard it when the channel ends serves again.
+    Resumed {},
     /// The handover is called off: exit. Means the same in every version.
     Abort {
         /// Why, for people.
@@ -275,6 +278,7 @@ impl Message for ToSuccessor {
         "ack",
         "report",
         "rollback",
+        "resumed",
         "abort",
     ];
 
@@ -291,6 +295,7 @@ impl Message for ToSuccessor {
             Self::Ack { .. } => "ack",
             Self::Report { .. } => "report",
             Self::Rollback { .. } => "rollback",
+            Self::Resumed {} => "resumed",
             Self::Abort { .. } => "abort",
         }
     }

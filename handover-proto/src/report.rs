@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::bounded;
+
 /// What a generation says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Report {
@@ -22,4 +24,12 @@ pub struct Report {
     /// Its resident memory in bytes, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
+}
+
+impl Report {
+    /// The same, with the version cut to the length of a text.
+    pub(crate) fn bounded(mut self) -> Self {
+        self.version = self.version.map(bounded);
+        self
+    }
 }

@@ -1,137 +1,23 @@
 //! The end that was started to replace a predecessor.
 
+mod event;
+mod probation;
+mod returning;
+
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::Duration;
 
 use crate::limits::{bounded, escaped_bytes};
-use crate::predecessor::millis;
+use crate::time::millis;
+use crate::transmit::Outbox;
 use crate::{
-    Item, MAX_BATCH_BYTES, MAX_DESCRIPTORS, MAX_FDS_PER_FRAME, MAX_STATES, Message, Name, Received,
-    SILENCE_TIMEOUT, Slot, Time, ToPredecessor, ToSuccessor, Transmit, Versions, Violation, decode,
-    encode,
+    MAX_BATCH_BYTES, MAX_DESCRIPTORS, MAX_FDS_PER_FRAME, MAX_STATES, Message, Name, Received,
+    SILENCE_TIMEOUT, Slot, Time, ToPredecessor, ToSuccessor, Transmit, Violation, decode,
 };
 
-/// What a [`Successor`] says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SuccessorConfig {
-    /// The versions to speak, normally [`Versions::OURS`].
-    pub versions: Versions,
-    /// This process.
-    pub pid: u32,
-    /// Which library this is, for the predecessor's log.
-    pub software: String,
-}
+use returning::Returning;
 
-/// What made the successor the one who serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CommittedBy {
-    /// The predecessor has stopped accepting and drains.
-    Predecessor {
-        /// Whether an upgrade was asked for meanwhile: do it.
-        upgrade_pending: bool,
-        /// How long the predecessor can take back over, if at all.
-        probation: Option<Duration>,
-    },
-    /// The predecessor is gone.
-    Orphaned,
-}
-
-/// Why the successor must not serve.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Failure {
-    /// The predecessor called the handover off.
-    Aborted {
-        /// Why.
-        reason: String,
-    },
-    /// There is no version of the protocol that both speak.
-    Incompatible {
-        /// What this end speaks.
-        ours: Versions,
-        /// What the predecessor speaks.
-        theirs: Versions,
-    },
-    /// The predecessor broke the protocol.
-    Misbehaved(Violation),
-    /// The predecessor is there but says nothing.
-    Silent,
-    /// The application refused.
-    Refused,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Aborted { reason } => write!(f, "the predecessor called it off: {reason}"),
-            Self::Incompatible { ours, theirs } => {
-                write!(f, "the predecessor speaks protocol version {theirs}, this process {ours}")
-            }
-            Self::Misbehaved(violation) => {
-                write!(f, "the predecessor broke the protocol with {violation}")
-            }
-            Self::Silent => write!(f, "the predecessor is silent"),
-            Self::Refused => write!(f, "this process refused"),
-        }
-    }
-}
-
-/// What the driver of a [`Successor`] is to do or to know.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// Know: the predecessor's answer.
-    Welcomed {
-        /// The number of this generation.
-        generation: u64,
-        /// The predecessor, as it sees itself.
-        predecessor: u32,
-    },
-    /// Do: the one descriptor of this frame is the real stderr.
-    TakeStderr,
-    /// Do: keep the descriptors of this frame, one for each item.
-    TakeDescriptors {
-        /// What they are.
-        items: Vec<Item>,
-    },
-    /// Do: keep the one descriptor of this frame, a sealed memfd.
-    TakeState {
-        /// Its name.
-        name: Name,
-        /// The version of its format.
-        version: u32,
-        /// How long it says to be.
-        bytes: u64,
-        /// Whether it was written after the predecessor stopped accepting.
-        late: bool,
-    },
-    /// Know: everything has arrived that will arrive before the commit. Initialise.
-    Adopted,
-    /// Do: accept. The handover is done. Comes again, as [`CommittedBy::Orphaned`], if the
-    /// predecessor dies after [`Event::RollBack`] and before [`Successor::stopped`].
-    Committed(CommittedBy),
-    /// Know: the predecessor cannot take back over any more, and the channel is a
-    /// [`Line`](crate::Line). Follows [`Event::Committed`], also where there is no probation.
-    Confirmed,
-    /// Do: an upgrade was asked of the draining predecessor.
-    Upgrade,
-    /// Do: stop. It was asked of the predecessor too late for it.
-    Stop {
-        /// How long what is in flight may take at most.
-        drain: Option<Duration>,
-    },
-    /// Do: stop accepting, call [`Successor::stopped`], drain and exit.
-    RollBack {
-        /// Why.
-        reason: String,
-    },
-    /// Know: this process serves, and the predecessor sent what it should not.
-    Ignored(Violation),
-    /// Know: the predecessor is gone, no old code runs.
-    PredecessorGone,
-    /// Know: this process must not serve.
-    Failed(Failure),
-}
+pub use event::{CommittedBy, Event, Failure, SuccessorConfig};
 
 /// The successor's side of one handover.
 ///
@@ -162,15 +48,13 @@ pub struct Successor {
     confirmed: bool,
     /// Whether the application has said how probation goes; its first word counts.
     judged: bool,
-    /// The frame with a state that goes back and is not acked, and those that follow.
-    outstanding: Option<u32>,
-    returned: VecDeque<(ToPredecessor, Vec<Slot>)>,
-    returned_states: u32,
-    /// How many the predecessor was told of.
-    announced_states: u32,
+    /// Whether the service is to stop, so that this process does not serve again.
+    stopping: bool,
+    /// What goes back after a rollback.
+    returning: Returning,
     /// Progress that has not left; only the latest is kept.
     progress: Option<Progress>,
-    transmits: VecDeque<Transmit>,
+    outbox: Outbox<ToPredecessor>,
     events: VecDeque<Event>,
 }
 
@@ -190,8 +74,10 @@ enum Phase {
     Serving,
     /// `Rollback` has come, `Stopped` was not sent.
     RollingBack,
-    /// `Stopped` was sent.
+    /// `Stopped` was sent, `Resumed` has not come.
     Stopped,
+    /// The predecessor serves again.
+    Replaced,
     Failed,
 }
 
@@ -204,7 +90,8 @@ impl Phase {
             Self::Commit => "the commit",
             Self::Serving => "service",
             Self::RollingBack => "a rollback",
-            Self::Stopped => "the drain after a rollback",
+            Self::Stopped => "the end of a rollback",
+            Self::Replaced => "the drain after a rollback",
             Self::Failed => "a failed handover",
         }
     }
@@ -231,12 +118,10 @@ impl Successor {
             probation: None,
             confirmed: false,
             judged: false,
-            outstanding: None,
-            returned: VecDeque::new(),
-            returned_states: 0,
-            announced_states: 0,
+            stopping: false,
+            returning: Returning::default(),
             progress: None,
-            transmits: VecDeque::new(),
+            outbox: Outbox::new(),
             events: VecDeque::new(),
         };
         successor.send(&hello);
@@ -248,18 +133,14 @@ impl Successor {
         if self.phase == Phase::Failed || !self.connected {
             return;
         }
-        let result = match decode(frame) {
-            _ if received.truncated => Err(Violation::Truncated),
-            Ok(message) => self.handle_message(message, received.descriptors, now),
-            Err(violation) => Err(violation),
-        };
-        match (result, self.phase) {
-            (Ok(()), _) => {}
+        let result = read(frame, received).and_then(|message| self.handle_message(message, now));
+        let Err(violation) = result else { return };
+        match self.phase {
             // Who serves goes on serving, whatever a process that is on its way out may say.
-            (Err(violation), Phase::Serving | Phase::RollingBack | Phase::Stopped) => {
+            Phase::Serving | Phase::RollingBack | Phase::Stopped | Phase::Replaced => {
                 self.events.push_back(Event::Ignored(violation));
             }
-            (Err(violation), _) => {
+            Phase::Hello | Phase::Transfer | Phase::Initialise | Phase::Commit | Phase::Failed => {
                 self.give_up(violation.to_string(), Failure::Misbehaved(violation));
             }
         }
@@ -272,7 +153,8 @@ impl Successor {
         }
         self.connected = false;
         self.deadline = None;
-        self.transmits.clear();
+        self.outbox.clear();
+        self.returning = Returning::default();
         self.progress = None;
         match self.phase {
             Phase::Failed => return,
@@ -281,29 +163,18 @@ impl Successor {
                 self.phase = Phase::Initialise;
                 self.events.push_back(Event::Adopted);
             }
-            // The predecessor takes over when it has heard `Stopped`, which was not said.
-            Phase::Commit | Phase::RollingBack => {
-                self.phase = Phase::Serving;
-                self.events.push_back(Event::Committed(CommittedBy::Orphaned));
-                self.confirm();
-            }
-            Phase::Serving => self.confirm(),
-            Phase::Initialise | Phase::Stopped => {}
+            // It says `Resumed` when it takes back over, so it has not done that.
+            Phase::Commit | Phase::RollingBack | Phase::Stopped => self.serve_alone(),
+            Phase::Serving => self.confirmed(),
+            Phase::Initialise | Phase::Replaced => {}
         }
         self.events.push_back(Event::PredecessorGone);
     }
 
     /// Takes the passing of time.
     pub fn handle_timeout(&mut self, now: Time) {
-        if self.deadline.is_none_or(|deadline| now < deadline) {
-            return;
-        }
-        match self.phase {
-            Phase::Serving => self.confirm(),
-            Phase::Hello | Phase::Transfer | Phase::Initialise | Phase::Commit => {
-                self.give_up("the predecessor is silent".into(), Failure::Silent);
-            }
-            Phase::RollingBack | Phase::Stopped | Phase::Failed => self.deadline = None,
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            self.give_up("the predecessor is silent".into(), Failure::Silent);
         }
     }
 
@@ -325,10 +196,7 @@ impl Successor {
             return;
         }
         if !self.connected {
-            self.phase = Phase::Serving;
-            self.events.push_back(Event::Committed(CommittedBy::Orphaned));
-            self.confirm();
-            return;
+            return self.serve_alone();
         }
         self.send_progress();
         let (mut names, mut bytes) = (Vec::new(), 0);
@@ -358,98 +226,12 @@ impl Successor {
         }
     }
 
-    /// Whether the predecessor can take back over.
-    pub fn is_on_probation(&self) -> bool {
-        matches!(self.phase, Phase::Serving) && !self.confirmed
-    }
-
-    /// On probation: says that all is well. The first word counts, this or
-    /// [`unhealthy`](Self::unhealthy) or [`request_rollback`](Self::request_rollback).
-    pub fn healthy(&mut self) {
-        self.judge(&ToPredecessor::Healthy {});
-    }
-
-    /// On probation: asks the predecessor to take back over. Answered by [`Event::RollBack`],
-    /// unless probation is over.
-    pub fn unhealthy(&mut self, reason: impl Into<String>) {
-        let reason = bounded(reason.into());
-        self.judge(&ToPredecessor::Unhealthy { reason, requested: false });
-    }
-
-    /// The same, because somebody asked for it.
-    pub fn request_rollback(&mut self, reason: impl Into<String>) {
-        let reason = bounded(reason.into());
-        self.judge(&ToPredecessor::Unhealthy { reason, requested: true });
-    }
-
-    fn judge(&mut self, word: &ToPredecessor) {
-        if self.is_on_probation() && !self.judged {
-            self.judged = true;
-            self.send(word);
-        }
-    }
-
-    /// Says that the service is to stop: the predecessor must not take back over when this process
-    /// exits, and is to finish as well.
-    ///
-    /// If a rollback has crossed this, the predecessor takes back over and stops then.
-    pub fn stop(&mut self, drain: Option<Duration>) {
-        if matches!(self.phase, Phase::Serving | Phase::RollingBack | Phase::Stopped) {
-            self.judged = true;
-            self.send(&ToPredecessor::Stop { drain_ms: drain.map(millis) });
-        }
-    }
-
-    /// After [`Event::RollBack`]: says that nothing is accepted any more, and how many states will
-    /// be sent back at most, by [`returned_state`](Self::returned_state) and then
-    /// [`states_complete`](Self::states_complete).
-    pub fn stopped(&mut self, states: u32) {
-        if self.phase == Phase::RollingBack {
-            self.phase = Phase::Stopped;
-            self.announced_states = states.min(MAX_STATES);
-            self.send(&ToPredecessor::Stopped { states: self.announced_states });
-        }
-    }
-
-    /// Sends a state back. The n-th call names [`Slot::State`]`(n)`, counted from 0.
-    pub fn returned_state(&mut self, name: Name, version: u32, bytes: u64) {
-        if self.phase == Phase::Stopped && self.returned_states < self.announced_states {
-            let slot = Slot::State(self.returned_states as usize);
-            self.returned_states += 1;
-            let frame = self.returned_states;
-            let state = ToPredecessor::State { frame, name, version, bytes };
-            self.returned.push_back((state, vec![slot]));
-            self.return_next();
-        }
-    }
-
-    /// Says that no more states are sent back.
-    pub fn states_complete(&mut self) {
-        if self.phase == Phase::Stopped && self.announced_states > 0 {
-            self.announced_states = 0;
-            self.returned.push_back((ToPredecessor::StatesComplete {}, vec![]));
-            self.return_next();
-        }
-    }
-
-    /// Sends the next state once the last one is acked.
-    fn return_next(&mut self) {
-        if self.outstanding.is_none()
-            && let Some((message, slots)) = self.returned.pop_front()
-        {
-            if let ToPredecessor::State { frame, .. } = message {
-                self.outstanding = Some(frame);
-            }
-            self.send_with(&message, slots);
-        }
-    }
-
     /// The next frame to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        if self.transmits.is_empty() {
+        if self.outbox.is_empty() {
             self.send_progress();
         }
-        self.transmits.pop_front()
+        self.outbox.pop()
     }
 
     /// The next thing to do or to know.
@@ -462,32 +244,7 @@ impl Successor {
         self.deadline
     }
 
-    fn handle_message(
-        &mut self,
-        message: ToSuccessor,
-        descriptors: usize,
-        now: Time,
-    ) -> Result<(), Violation> {
-        let expected = match &message {
-            ToSuccessor::Welcome { stderr, .. } => usize::from(*stderr),
-            ToSuccessor::Descriptors { items, .. } => items.len(),
-            ToSuccessor::State { .. } => 1,
-            ToSuccessor::Commit { .. }
-            | ToSuccessor::Upgrade {}
-            | ToSuccessor::Stop { .. }
-            | ToSuccessor::Ping {}
-            | ToSuccessor::Confirmed {}
-            | ToSuccessor::Ack { .. }
-            | ToSuccessor::Report { .. }
-            | ToSuccessor::Rollback { .. }
-            | ToSuccessor::Abort { .. } => 0,
-        };
-        if expected != descriptors {
-            return Err(Violation::DescriptorCount { expected, received: descriptors });
-        }
-        if descriptors > MAX_FDS_PER_FRAME {
-            return Err(Violation::TooMany { what: "descriptors in a frame" });
-        }
+    fn handle_message(&mut self, message: ToSuccessor, now: Time) -> Result<(), Violation> {
         let during = self.phase;
         match (message, during) {
             (
@@ -554,40 +311,44 @@ impl Successor {
             }
             (ToSuccessor::Commit { upgrade_pending }, Phase::Commit) => {
                 self.phase = Phase::Serving;
+                self.deadline = None;
                 let probation = self.probation;
-                // A predecessor that could still take back over would have said so by then.
-                let wait = self.commit_timeout.saturating_mul(2);
-                self.deadline = Some(now + probation.unwrap_or_default().saturating_add(wait));
                 let by = CommittedBy::Predecessor { upgrade_pending, probation };
                 self.events.push_back(Event::Committed(by));
+                if probation.is_none() {
+                    self.confirmed();
+                }
                 self.send(&ToPredecessor::Serving {});
             }
             (ToSuccessor::Upgrade {}, Phase::Serving) => self.events.push_back(Event::Upgrade),
             (ToSuccessor::Stop { drain_ms }, Phase::Serving) => {
+                self.judged = true;
+                self.stopping = true;
                 let drain = drain_ms.map(Duration::from_millis);
                 self.events.push_back(Event::Stop { drain });
             }
-            (ToSuccessor::Ping {}, Phase::Serving) => self.send(&ToPredecessor::Pong {}),
-            (ToSuccessor::Confirmed {}, Phase::Serving) => self.confirm(),
-            (ToSuccessor::Ack { frame }, Phase::Stopped) if self.outstanding == Some(frame) => {
-                self.outstanding = None;
-                self.return_next();
-            }
-            // Crossed with what this process had to say; a process that goes has nothing to answer.
+            // After the other word there is nothing to watch for; an answer does no harm.
             (
-                ToSuccessor::Ping {} | ToSuccessor::Upgrade {} | ToSuccessor::Stop { .. },
-                Phase::RollingBack | Phase::Stopped,
-            ) => {}
-            // An answer to who had this end of the channel before.
+                ToSuccessor::Ping {},
+                Phase::Serving | Phase::RollingBack | Phase::Stopped | Phase::Replaced,
+            ) => self.send_latest(&ToPredecessor::Pong {}),
+            (ToSuccessor::Confirmed {}, Phase::Serving) if !self.confirmed => self.confirmed(),
+            // To somebody who had this end of the channel before.
             (ToSuccessor::Report { .. }, Phase::Serving) => {}
-            // Also without probation: the commit itself may not have come to its end over there.
-            (
-                ToSuccessor::Rollback { reason } | ToSuccessor::Abort { reason, .. },
-                Phase::Serving,
-            ) => {
-                self.phase = Phase::RollingBack;
-                self.deadline = None;
-                self.events.push_back(Event::RollBack { reason: bounded(reason) });
+            (ToSuccessor::Rollback { reason }, Phase::Serving) if !self.confirmed => {
+                self.step_back(reason);
+            }
+            // Without probation the predecessor may not know yet that this process serves.
+            (ToSuccessor::Abort { reason, versions: _ }, Phase::Serving)
+                if !self.confirmed || self.probation.is_none() =>
+            {
+                self.step_back(reason);
+            }
+            (ToSuccessor::Ack { frame }, Phase::Stopped) => self.acked(frame)?,
+            (ToSuccessor::Resumed {}, Phase::Stopped) => {
+                self.phase = Phase::Replaced;
+                self.returning = Returning::default();
+                self.events.push_back(Event::Replaced);
             }
             (
                 ToSuccessor::Abort { reason, versions },
@@ -598,7 +359,7 @@ impl Successor {
                     Some(theirs) if ours.agree(theirs).is_none() => {
                         Failure::Incompatible { ours, theirs }
                     }
-                    _ => Failure::Aborted { reason: bounded(reason) },
+                    Some(_) | None => Failure::Aborted { reason: bounded(reason) },
                 });
             }
             (
@@ -613,6 +374,7 @@ impl Successor {
                 | ToSuccessor::Ack { .. }
                 | ToSuccessor::Report { .. }
                 | ToSuccessor::Rollback { .. }
+                | ToSuccessor::Resumed {}
                 | ToSuccessor::Abort { .. }),
                 _,
             ) => {
@@ -656,12 +418,18 @@ impl Successor {
         self.events.push_back(Event::Failed(failure));
     }
 
-    /// The predecessor cannot take back over any more.
-    fn confirm(&mut self) {
-        self.deadline = None;
-        if !std::mem::replace(&mut self.confirmed, true) {
-            self.events.push_back(Event::Confirmed);
+    /// The predecessor is gone: this process serves, or serves again.
+    fn serve_alone(&mut self) {
+        self.phase = Phase::Serving;
+        if !self.stopping {
+            self.events.push_back(Event::Committed(CommittedBy::Orphaned));
         }
+        self.confirmed();
+    }
+
+    fn step_back(&mut self, reason: String) {
+        self.phase = Phase::RollingBack;
+        self.events.push_back(Event::RollBack { reason: bounded(reason) });
     }
 
     fn send(&mut self, message: &ToPredecessor) {
@@ -669,14 +437,53 @@ impl Successor {
     }
 
     fn send_with(&mut self, message: &ToPredecessor, slots: Vec<Slot>) {
-        if !self.connected {
-            return;
-        }
-        match encode(message) {
-            Ok(frame) => self.transmits.push_back(Transmit { frame, slots }),
-            // The limits on names and texts leave no message that is too long, but a mistake in
-            // them must not end a service.
-            Err(violation) => self.fail(Failure::Misbehaved(violation)),
+        if self.connected {
+            let sent = self.outbox.push(message, slots);
+            self.sent(sent);
         }
     }
+
+    /// Sends what replaces the same that has not left.
+    fn send_latest(&mut self, message: &ToPredecessor) {
+        if self.connected {
+            let sent = self.outbox.replace(message);
+            self.sent(sent);
+        }
+    }
+
+    fn sent(&mut self, sent: Result<(), Violation>) {
+        // The limits on names and texts leave no message that is too long, but a mistake in them
+        // must not end a service.
+        if let Err(violation) = sent {
+            self.fail(Failure::Misbehaved(violation));
+        }
+    }
+}
+
+/// Reads a frame and checks that it came with the descriptors that belong to it.
+fn read(frame: &[u8], received: Received) -> Result<ToSuccessor, Violation> {
+    if received.truncated {
+        return Err(Violation::Truncated);
+    }
+    let message = decode(frame)?;
+    let expected = match &message {
+        ToSuccessor::Welcome { stderr, .. } => usize::from(*stderr),
+        ToSuccessor::Descriptors { items, .. } => items.len(),
+        ToSuccessor::State { .. } => 1,
+        ToSuccessor::Commit { .. }
+        | ToSuccessor::Upgrade {}
+        | ToSuccessor::Stop { .. }
+        | ToSuccessor::Ping {}
+        | ToSuccessor::Confirmed {}
+        | ToSuccessor::Ack { .. }
+        | ToSuccessor::Report { .. }
+        | ToSuccessor::Rollback { .. }
+        | ToSuccessor::Resumed {}
+        | ToSuccessor::Abort { .. } => 0,
+    };
+    received.check(expected)?;
+    if expected > MAX_FDS_PER_FRAME {
+        return Err(Violation::TooMany { what: "descriptors in a frame" });
+    }
+    Ok(message)
 }

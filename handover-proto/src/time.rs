@@ -42,3 +42,8 @@ impl Sub for Time {
         self.0.saturating_sub(earlier.0)
     }
 }
+
+/// A duration as it is written in messages.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

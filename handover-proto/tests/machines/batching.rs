@@ -82,10 +82,10 @@ fn ten_thousand_long_claims_fit_their_frames() {
     machine.ready(names.clone(), Time::ZERO);
 
     let frames: Vec<_> = std::iter::from_fn(|| machine.poll_transmit()).collect();
-    assert!(frames.iter().all(|frame| frame.len() <= MAX_FRAME_BYTES));
+    assert!(frames.iter().all(|transmit| transmit.frame.len() <= MAX_FRAME_BYTES));
     let claimed: Vec<_> = frames
         .iter()
-        .filter_map(|frame| match decode(frame).unwrap() {
+        .filter_map(|transmit| match decode(&transmit.frame).unwrap() {
             ToPredecessor::Claim { names } => Some(names),
             other => {
                 assert_eq!(other, ToPredecessor::Ready {});

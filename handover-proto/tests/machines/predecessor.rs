@@ -84,7 +84,8 @@ fn a_second_ack_of_a_frame_is_a_violation() {
 fn a_descriptor_from_the_successor_is_a_violation() {
     let mut machine = predecessor_in(Phase::Initialise);
 
-    machine.handle_frame(&encode(&ToPredecessor::Ready {}).unwrap(), 1, Time::ZERO);
+    let received = Received { descriptors: 1, truncated: false };
+    machine.handle_frame(&encode(&ToPredecessor::Ready {}).unwrap(), received, Time::ZERO);
 
     let violation = Violation::DescriptorCount { expected: 0, received: 1 };
     assert_eq!(outcome(&mut machine), failed(Phase::Initialise, Cause::Misbehaved(violation)));
@@ -305,15 +306,19 @@ fn probation_begins_with_serving_and_has_its_own_deadline() {
     tell_at(&mut machine, &ToPredecessor::Serving {}, at(5));
 
     assert_eq!(machine.phase(), Phase::Probation);
+    tell_at(&mut machine, &ToPredecessor::Pong {}, at(34));
     assert_eq!(machine.poll_timeout(), Some(at(5) + PROBATION));
 }
 
 #[test]
 fn probation_ends_well_by_time_by_word_and_by_decision() {
     let endings: [fn(&mut Predecessor); 3] = [
-        |machine| machine.handle_timeout(at(30)),
+        |machine| {
+            tell(machine, &ToPredecessor::Pong {});
+            machine.handle_timeout(at(30));
+        },
         |machine| tell(machine, &ToPredecessor::Healthy {}),
-        |machine| machine.confirm(),
+        |machine| machine.confirm(Time::ZERO),
     ];
     for end in endings {
         let mut machine = predecessor_in(Phase::Probation);
@@ -332,7 +337,7 @@ fn confirm_has_no_effect_but_on_probation() {
         let mut machine = predecessor_in(phase);
         let before = machine.clone();
 
-        machine.confirm();
+        machine.confirm(Time::ZERO);
 
         assert_eq!(machine, before, "{phase:?}");
     }

@@ -100,7 +100,7 @@ fn whatever_happens_after_the_end_changes_nothing() {
 
         machine.handle_exited(at(100));
         machine.handle_timeout(at(100));
-        machine.handle_frame(b"nonsense", 3, at(100));
+        machine.handle_frame(b"nonsense", Received { descriptors: 3, truncated: false }, at(100));
         machine.abort("test", at(100));
         machine.roll_back("test", at(100));
         machine.state(name("late"), 1, 1, at(100));
@@ -171,7 +171,7 @@ fn after_the_commit_accepting_resumes_when_the_successor_has_stopped() {
     tell_at(&mut machine, &ToPredecessor::Serving {}, at(10));
     assert_eq!(said(&mut machine), []);
 
-    tell_at(&mut machine, &ToPredecessor::Stopped {}, at(10));
+    tell_at(&mut machine, &ToPredecessor::Stopped { states: 0 }, at(10));
 
     let finished = PredecessorEvent::Finished(ending(Phase::Confirm, Cause::TimedOut));
     assert_eq!(said(&mut machine), [PredecessorEvent::ResumeAccepting, finished]);
@@ -230,7 +230,8 @@ fn a_rollback_is_possible_on_probation_and_nowhere_else() {
         machine.roll_back("test", Time::ZERO);
 
         if phase == Phase::Probation {
-            let rollback = ToSuccessor::Rollback { reason: "called off: test".into() };
+            let rollback =
+                ToSuccessor::Rollback { reason: "a rollback was asked for: test".into() };
             assert_eq!(sent(&mut machine), [rollback]);
         } else {
             assert_eq!(machine, before, "{phase:?}");
@@ -244,9 +245,9 @@ fn a_rollback_resumes_accepting_when_the_successor_has_stopped() {
     machine.roll_back("test", Time::ZERO);
     assert_eq!(said(&mut machine), []);
 
-    tell(&mut machine, &ToPredecessor::Stopped {});
+    tell(&mut machine, &ToPredecessor::Stopped { states: 0 });
 
-    let cause = Cause::CalledOff { reason: "test".into() };
+    let cause = Cause::RollbackRequested { reason: "test".into() };
     let finished = PredecessorEvent::Finished(Outcome::RolledBack { cause });
     assert_eq!(said(&mut machine), [PredecessorEvent::ResumeAccepting, finished]);
     machine.handle_exited(at(9));
@@ -261,7 +262,7 @@ fn a_rollback_kills_a_successor_that_does_not_stop() {
     machine.handle_timeout(at(3) + ABORT_GRACE);
 
     assert_eq!(said(&mut machine), [PredecessorEvent::Kill]);
-    let cause = Cause::CalledOff { reason: "test".into() };
+    let cause = Cause::RollbackRequested { reason: "test".into() };
     assert_eq!(outcome(&mut machine), Some(Outcome::RolledBack { cause }));
 }
 
@@ -269,7 +270,7 @@ fn a_rollback_kills_a_successor_that_does_not_stop() {
 fn an_unhealthy_successor_is_rolled_back() {
     let mut machine = predecessor_in(Phase::Probation);
 
-    tell(&mut machine, &ToPredecessor::Unhealthy { reason: "500s".into() });
+    tell(&mut machine, &ToPredecessor::Unhealthy { reason: "500s".into(), requested: false });
 
     let reason = "the successor is unhealthy: 500s".into();
     assert_eq!(sent(&mut machine), [ToSuccessor::Rollback { reason }]);
@@ -282,7 +283,7 @@ fn probation_that_ends_during_a_rollback_does_not_save_the_successor() {
     let mut machine = predecessor_in(Phase::Probation);
     machine.roll_back("test", Time::ZERO);
 
-    machine.confirm();
+    machine.confirm(Time::ZERO);
     tell(&mut machine, &ToPredecessor::Healthy {});
     machine.handle_timeout(at(30));
 
@@ -318,7 +319,7 @@ fn a_successor_that_also_speaks_a_newer_version_is_welcomed_in_ours() {
 fn a_failing_handover_takes_no_upgrade_and_no_state() {
     for phase in UNDECIDED {
         let mut machine = predecessor_in(phase);
-        machine.handle_frame(b"nonsense", 0, Time::ZERO);
+        machine.handle_frame(b"nonsense", Received::default(), Time::ZERO);
         sent(&mut machine);
 
         assert!(!machine.forward_upgrade(Time::ZERO));
@@ -334,7 +335,7 @@ fn a_failing_handover_takes_no_upgrade_and_no_state() {
 fn an_unknown_message_is_refused_by_its_name() {
     let mut machine = predecessor_in(Phase::Initialise);
 
-    machine.handle_frame(br#"{"type":"dance","with":["me"]}"#, 0, Time::ZERO);
+    machine.handle_frame(br#"{"type":"dance","with":["me"]}"#, Received::default(), Time::ZERO);
 
     let violation = Violation::UnknownMessage { name: "dance".into() };
     let cause = Cause::Misbehaved(violation);

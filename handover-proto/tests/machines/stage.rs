@@ -7,6 +7,7 @@ use handover_proto::*;
 pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const PROBATION: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 
 pub(crate) fn at(seconds: u64) -> Time {
     Time::from_origin(Duration::from_secs(seconds))
@@ -34,6 +35,7 @@ pub(crate) fn predecessor_config(probation: Option<Duration>) -> PredecessorConf
         ready_timeout: READY_TIMEOUT,
         commit_timeout: COMMIT_TIMEOUT,
         probation,
+        answer_timeout: ANSWER_TIMEOUT,
     }
 }
 
@@ -90,7 +92,12 @@ pub(crate) fn tell(machine: &mut Predecessor, message: &ToPredecessor) {
 }
 
 pub(crate) fn tell_at(machine: &mut Predecessor, message: &ToPredecessor, now: Time) {
-    machine.handle_frame(&encode(message).expect("a short message"), 0, now);
+    let received = Received { descriptors: descriptors_from(message), truncated: false };
+    machine.handle_frame(&encode(message).expect("a short message"), received, now);
+}
+
+pub(crate) fn descriptors_from(message: &ToPredecessor) -> usize {
+    usize::from(matches!(message, ToPredecessor::State { .. }))
 }
 
 /// The events since the last look.
@@ -118,6 +125,9 @@ pub(crate) fn outcome(machine: &mut Predecessor) -> Option<Outcome> {
             | PredecessorEvent::StopAccepting { .. }
             | PredecessorEvent::ResumeAccepting
             | PredecessorEvent::Kill
+            | PredecessorEvent::TakeState { .. }
+            | PredecessorEvent::StopAsked { .. }
+            | PredecessorEvent::Inquired { .. }
             | PredecessorEvent::Serving => None,
         })
         .collect();
@@ -132,20 +142,26 @@ pub(crate) enum Stage {
     Transfer,
     Initialise,
     Ready,
+    /// On probation.
     Serving,
+    /// Confirmed after probation.
+    Confirmed,
     RollingBack,
     Stopped,
+    Replaced,
     Failed,
 }
 
-pub(crate) const STAGES: [Stage; 8] = [
+pub(crate) const STAGES: [Stage; 10] = [
     Stage::Hello,
     Stage::Transfer,
     Stage::Initialise,
     Stage::Ready,
     Stage::Serving,
+    Stage::Confirmed,
     Stage::RollingBack,
     Stage::Stopped,
+    Stage::Replaced,
     Stage::Failed,
 ];
 
@@ -164,15 +180,17 @@ pub(crate) fn successor_in(stage: Stage) -> Successor {
         &|machine| machine.ready([], Time::ZERO),
         &|machine| inform(machine, &ToSuccessor::Commit { upgrade_pending: false }),
         &|machine| inform(machine, &ToSuccessor::Rollback { reason: "test".into() }),
-        &|machine| machine.stopped(),
+        &|machine| machine.stopped(0),
+        &|machine| inform(machine, &ToSuccessor::Resumed {}),
     ];
     let steps = match stage {
         Stage::Hello => 0,
         Stage::Transfer | Stage::Initialise => 1,
         Stage::Ready => 2,
-        Stage::Serving => 3,
+        Stage::Serving | Stage::Confirmed => 3,
         Stage::RollingBack => 4,
         Stage::Stopped => 5,
+        Stage::Replaced => 6,
         Stage::Failed => {
             machine.refuse("test");
             0
@@ -180,6 +198,9 @@ pub(crate) fn successor_in(stage: Stage) -> Successor {
     };
     for step in &way[..steps] {
         step(&mut machine);
+    }
+    if stage == Stage::Confirmed {
+        inform(&mut machine, &ToSuccessor::Confirmed {});
     }
     noted(&mut machine);
     replied(&mut machine);
@@ -217,7 +238,13 @@ pub(crate) fn descriptors_of(message: &ToSuccessor) -> usize {
         ToSuccessor::State { .. } => 1,
         ToSuccessor::Commit { .. }
         | ToSuccessor::Upgrade {}
+        | ToSuccessor::Stop { .. }
+        | ToSuccessor::Ping {}
+        | ToSuccessor::Confirmed {}
+        | ToSuccessor::Ack { .. }
+        | ToSuccessor::Report { .. }
         | ToSuccessor::Rollback { .. }
+        | ToSuccessor::Resumed {}
         | ToSuccessor::Abort { .. } => 0,
     }
 }
@@ -230,6 +257,6 @@ pub(crate) fn noted(machine: &mut Successor) -> Vec<SuccessorEvent> {
 /// The messages since the last look.
 pub(crate) fn replied(machine: &mut Successor) -> Vec<ToPredecessor> {
     std::iter::from_fn(|| machine.poll_transmit())
-        .map(|frame| decode(&frame).expect("what we write can be read"))
+        .map(|transmit| decode(&transmit.frame).expect("what we write can be read"))
         .collect()
 }

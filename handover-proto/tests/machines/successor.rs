@@ -260,7 +260,7 @@ fn commit_makes_the_successor_accept_and_say_so() {
 
         inform(&mut machine, &ToSuccessor::Commit { upgrade_pending });
 
-        let by = CommittedBy::Predecessor { upgrade_pending };
+        let by = CommittedBy::Predecessor { upgrade_pending, probation: Some(PROBATION) };
         assert_eq!(noted(&mut machine), [SuccessorEvent::Committed(by)]);
         assert_eq!(replied(&mut machine), [ToPredecessor::Serving {}]);
         assert_eq!(machine.poll_timeout(), None);

@@ -114,7 +114,7 @@ fn orphaned_before_ready_it_serves_at_ready() {
     machine.ready([name("http")], Time::ZERO);
 
     let committed = SuccessorEvent::Committed(CommittedBy::Orphaned);
-    assert_eq!(noted(&mut machine), [committed]);
+    assert_eq!(noted(&mut machine), [committed, SuccessorEvent::Confirmed]);
     assert_eq!(replied(&mut machine), [], "there is nobody to tell");
 }
 
@@ -125,13 +125,16 @@ fn orphaned_after_ready_it_serves_at_once() {
     machine.handle_closed();
 
     let committed = SuccessorEvent::Committed(CommittedBy::Orphaned);
-    assert_eq!(noted(&mut machine), [committed, SuccessorEvent::PredecessorGone]);
+    assert_eq!(
+        noted(&mut machine),
+        [committed, SuccessorEvent::Confirmed, SuccessorEvent::PredecessorGone]
+    );
     assert_eq!(machine.poll_timeout(), None);
 }
 
 #[test]
-fn orphaned_while_serving_it_only_takes_note() {
-    for stage in [Stage::Serving, Stage::Stopped] {
+fn orphaned_when_that_changes_nothing_it_only_takes_note() {
+    for stage in [Stage::Confirmed, Stage::Replaced] {
         let mut machine = successor_in(stage);
 
         machine.handle_closed();
@@ -141,15 +144,32 @@ fn orphaned_while_serving_it_only_takes_note() {
 }
 
 #[test]
-fn orphaned_before_it_said_stopped_it_serves_again() {
-    let mut machine = successor_in(Stage::RollingBack);
+fn orphaned_on_probation_it_is_confirmed() {
+    let mut machine = successor_in(Stage::Serving);
 
     machine.handle_closed();
-    machine.stopped();
 
-    let committed = SuccessorEvent::Committed(CommittedBy::Orphaned);
-    assert_eq!(noted(&mut machine), [committed, SuccessorEvent::PredecessorGone]);
-    assert_eq!(replied(&mut machine), []);
+    let events = [SuccessorEvent::Confirmed, SuccessorEvent::PredecessorGone];
+    assert_eq!(noted(&mut machine), events);
+    assert!(!machine.is_on_probation());
+}
+
+#[test]
+fn orphaned_before_the_predecessor_has_resumed_it_serves_again() {
+    for stage in [Stage::RollingBack, Stage::Stopped] {
+        let mut machine = successor_in(stage);
+
+        machine.handle_closed();
+        machine.stopped(0);
+
+        let committed = SuccessorEvent::Committed(CommittedBy::Orphaned);
+        assert_eq!(
+            noted(&mut machine),
+            [committed, SuccessorEvent::Confirmed, SuccessorEvent::PredecessorGone],
+            "{stage:?}"
+        );
+        assert_eq!(replied(&mut machine), []);
+    }
 }
 
 #[test]
@@ -189,7 +209,9 @@ fn orphaned_it_has_nothing_left_to_send() {
 
 #[test]
 fn whoever_serves_goes_on_whatever_the_predecessor_says() {
-    for stage in [Stage::Serving, Stage::RollingBack, Stage::Stopped] {
+    for stage in
+        [Stage::Serving, Stage::Confirmed, Stage::RollingBack, Stage::Stopped, Stage::Replaced]
+    {
         let mut machine = successor_in(stage);
         let before = machine.clone();
 
@@ -248,8 +270,20 @@ fn the_first_word_on_probation_counts() {
     machine.unhealthy("500s");
     machine.healthy();
     machine.unhealthy("more 500s");
+    machine.request_rollback("says the operator");
 
-    assert_eq!(replied(&mut machine), [ToPredecessor::Unhealthy { reason: "500s".into() }]);
+    let unhealthy = ToPredecessor::Unhealthy { reason: "500s".into(), requested: false };
+    assert_eq!(replied(&mut machine), [unhealthy]);
+}
+
+#[test]
+fn a_rollback_that_somebody_asked_for_says_so() {
+    let mut machine = successor_in(Stage::Serving);
+
+    machine.request_rollback("500s");
+
+    let unhealthy = ToPredecessor::Unhealthy { reason: "500s".into(), requested: true };
+    assert_eq!(replied(&mut machine), [unhealthy]);
 }
 
 #[test]
@@ -260,8 +294,10 @@ fn a_word_on_probation_has_no_effect_but_while_serving() {
 
         machine.healthy();
         machine.unhealthy("test");
+        machine.request_rollback("test");
 
         assert_eq!(machine, before, "{stage:?}");
+        assert!(!machine.is_on_probation(), "{stage:?}");
     }
 }
 
@@ -270,11 +306,11 @@ fn stopped_is_said_once_and_only_when_asked_for() {
     for stage in STAGES {
         let mut machine = successor_in(stage);
 
-        machine.stopped();
-        machine.stopped();
+        machine.stopped(0);
+        machine.stopped(0);
 
         let asked = stage == Stage::RollingBack;
-        let expected = if asked { vec![ToPredecessor::Stopped {}] } else { vec![] };
+        let expected = if asked { vec![ToPredecessor::Stopped { states: 0 }] } else { vec![] };
         assert_eq!(replied(&mut machine), expected, "{stage:?}");
     }
 }

@@ -1,5 +1,7 @@
 //! Every phase against every message: what is accepted, what is out of order, what is let pass.
 
+use std::time::Duration;
+
 use handover_proto::*;
 
 use crate::stage::*;
@@ -20,31 +22,43 @@ enum Fate {
 use Fate::{Ignored, Reported, Taken, Violation as Refused};
 
 #[rustfmt::skip]
-const PREDECESSOR: [(&str, [Fate; 8]); 10] = [
-    //           Hello    Transfer Initialise Commit  Confirm  Probation Served   Failed
-    ("hello",     [Taken,   Refused, Refused, Refused, Refused, Refused, Ignored, Ignored]),
-    ("ack",       [Refused, Taken,   Refused, Refused, Refused, Refused, Ignored, Ignored]),
-    ("progress",  [Refused, Taken,   Taken,   Refused, Refused, Refused, Ignored, Ignored]),
-    ("claim",     [Refused, Refused, Taken,   Refused, Refused, Refused, Ignored, Ignored]),
-    ("ready",     [Refused, Refused, Taken,   Refused, Refused, Refused, Ignored, Ignored]),
-    ("refuse",    [Taken,   Taken,   Taken,   Taken,   Taken,   Refused, Ignored, Ignored]),
-    ("serving",   [Refused, Refused, Refused, Refused, Taken,   Refused, Ignored, Ignored]),
-    ("healthy",   [Refused, Refused, Refused, Refused, Refused, Taken,   Ignored, Ignored]),
-    ("unhealthy", [Refused, Refused, Refused, Refused, Refused, Taken,   Ignored, Ignored]),
-    ("stopped",   [Refused, Refused, Refused, Refused, Refused, Refused, Ignored, Ignored]),
+const PREDECESSOR: [(&str, [Fate; 8]); 15] = [
+    //                 Hello    Transfer Initialise Commit  Confirm  Probation Served   Failed
+    ("hello",           [Taken,   Refused, Refused, Refused, Refused, Refused, Ignored, Ignored]),
+    ("ack",             [Refused, Taken,   Refused, Refused, Refused, Refused, Ignored, Ignored]),
+    ("progress",        [Refused, Taken,   Taken,   Refused, Refused, Refused, Ignored, Ignored]),
+    ("claim",           [Refused, Refused, Taken,   Refused, Refused, Refused, Ignored, Ignored]),
+    ("ready",           [Refused, Refused, Taken,   Refused, Refused, Refused, Ignored, Ignored]),
+    ("refuse",          [Taken,   Taken,   Taken,   Taken,   Taken,   Refused, Ignored, Ignored]),
+    ("serving",         [Refused, Refused, Refused, Refused, Taken,   Refused, Ignored, Ignored]),
+    ("healthy",         [Refused, Refused, Refused, Refused, Refused, Taken,   Ignored, Ignored]),
+    ("unhealthy",       [Refused, Refused, Refused, Refused, Refused, Taken,   Ignored, Ignored]),
+    ("pong",            [Refused, Refused, Refused, Refused, Refused, Taken,   Ignored, Ignored]),
+    ("stopped",         [Refused, Refused, Refused, Refused, Refused, Refused, Ignored, Ignored]),
+    ("state",           [Refused, Refused, Refused, Refused, Refused, Refused, Ignored, Ignored]),
+    ("states-complete", [Refused, Refused, Refused, Refused, Refused, Refused, Ignored, Ignored]),
+    ("stop",            [Refused, Refused, Refused, Refused, Refused, Taken,   Taken,   Ignored]),
+    ("inquire",         [Refused, Refused, Refused, Refused, Refused, Refused, Taken,   Ignored]),
 ];
 
+/// The stages are in the order of [`STAGES`].
 #[rustfmt::skip]
-const SUCCESSOR: [(&str, [Fate; 8]); 8] = [
-    //             Hello    Transfer Initialise Ready    Serving   RollingBack Stopped  Failed
-    ("welcome",     [Taken,   Refused, Refused,   Refused, Reported, Reported, Reported, Ignored]),
-    ("descriptors", [Refused, Taken,   Refused,   Refused, Reported, Reported, Reported, Ignored]),
-    ("early state", [Refused, Taken,   Refused,   Refused, Reported, Reported, Reported, Ignored]),
-    ("late state",  [Refused, Refused, Refused,   Taken,   Reported, Reported, Reported, Ignored]),
-    ("commit",      [Refused, Refused, Refused,   Taken,   Reported, Reported, Reported, Ignored]),
-    ("upgrade",     [Refused, Refused, Refused,   Refused, Taken,    Reported, Reported, Ignored]),
-    ("rollback",    [Refused, Refused, Refused,   Refused, Taken,    Reported, Reported, Ignored]),
-    ("abort",       [Taken,   Taken,   Taken,     Taken,   Taken,    Reported, Reported, Ignored]),
+const SUCCESSOR: [(&str, [Fate; 10]); 14] = [
+    //             Hello    Transfer Initialise Ready Serving   Confirmed RollingBack Stopped Replaced  Failed
+    ("welcome",     [Taken,   Refused, Refused, Refused, Reported, Reported, Reported, Reported, Reported, Ignored]),
+    ("descriptors", [Refused, Taken,   Refused, Refused, Reported, Reported, Reported, Reported, Reported, Ignored]),
+    ("early state", [Refused, Taken,   Refused, Refused, Reported, Reported, Reported, Reported, Reported, Ignored]),
+    ("late state",  [Refused, Refused, Refused, Taken,   Reported, Reported, Reported, Reported, Reported, Ignored]),
+    ("commit",      [Refused, Refused, Refused, Taken,   Reported, Reported, Reported, Reported, Reported, Ignored]),
+    ("upgrade",     [Refused, Refused, Refused, Refused, Taken,    Taken,    Reported, Reported, Reported, Ignored]),
+    ("stop",        [Refused, Refused, Refused, Refused, Taken,    Taken,    Reported, Reported, Reported, Ignored]),
+    ("ping",        [Refused, Refused, Refused, Refused, Taken,    Taken,    Taken,    Taken,    Taken,    Ignored]),
+    ("confirmed",   [Refused, Refused, Refused, Refused, Taken,    Reported, Reported, Reported, Reported, Ignored]),
+    ("report",      [Refused, Refused, Refused, Refused, Ignored,  Ignored,  Reported, Reported, Reported, Ignored]),
+    ("rollback",    [Refused, Refused, Refused, Refused, Taken,    Reported, Reported, Reported, Reported, Ignored]),
+    ("ack",         [Refused, Refused, Refused, Refused, Reported, Reported, Reported, Reported, Reported, Ignored]),
+    ("resumed",     [Refused, Refused, Refused, Refused, Reported, Reported, Reported, Taken,    Reported, Ignored]),
+    ("abort",       [Taken,   Taken,   Taken,   Taken,   Taken,    Reported, Reported, Reported, Reported, Ignored]),
 ];
 
 #[test]
@@ -80,18 +94,21 @@ fn a_successor_takes_each_message_where_it_belongs_and_nowhere_else() {
 }
 
 #[test]
-fn a_predecessor_that_waits_for_the_end_only_listens_for_stopped() {
+fn a_predecessor_that_waits_for_the_end_only_listens_for_stopped_and_stop() {
+    let stop_asked = PredecessorEvent::StopAsked { drain: Some(Duration::from_millis(1)) };
     for phase in PREDECESSOR_PHASES.into_iter().filter(|phase| *phase < Phase::Served) {
         for (message, _) in PREDECESSOR {
             let mut machine = predecessor_in(phase);
-            machine.handle_frame(b"nonsense", 0, Time::ZERO);
+            machine.handle_frame(b"nonsense", Received::default(), Time::ZERO);
             said(&mut machine);
 
             tell(&mut machine, &to_predecessor(message));
 
-            let awaited = message == "stopped" && phase >= Phase::Confirm;
-            let over = if awaited { Phase::Failed } else { phase };
-            assert_eq!(machine.phase(), over, "\"{message}\" in {phase:?}");
+            let may_have_served = phase >= Phase::Confirm;
+            let over = message == "stopped" && may_have_served;
+            assert_eq!(machine.phase() == Phase::Failed, over, "\"{message}\" in {phase:?}");
+            let asked = said(&mut machine).contains(&stop_asked);
+            assert_eq!(asked, message == "stop" && may_have_served, "\"{message}\" in {phase:?}");
         }
     }
 }
@@ -128,8 +145,12 @@ fn fate_at_successor(message: &ToSuccessor, stage: Stage) -> Fate {
     let events = noted(&mut machine);
     replied(&mut machine);
     match &events[..] {
-        [SuccessorEvent::Ignored(Violation::OutOfOrder { message: named, .. })] => {
-            assert_eq!(*named, message.name());
+        [SuccessorEvent::Ignored(violation)] => {
+            let reported = match violation {
+                Violation::OutOfOrder { message: named, .. } => *named == message.name(),
+                other => *other == Violation::UnexpectedAck { frame: 1 },
+            };
+            assert!(reported, "{violation}");
             assert_eq!(machine, before, "who serves goes on");
             Reported
         }
@@ -162,8 +183,13 @@ fn to_predecessor(message: &str) -> ToPredecessor {
         "refuse" => ToPredecessor::Refuse { reason: reason() },
         "serving" => ToPredecessor::Serving {},
         "healthy" => ToPredecessor::Healthy {},
-        "unhealthy" => ToPredecessor::Unhealthy { reason: reason() },
-        "stopped" => ToPredecessor::Stopped {},
+        "unhealthy" => ToPredecessor::Unhealthy { reason: reason(), requested: false },
+        "pong" => ToPredecessor::Pong {},
+        "stopped" => ToPredecessor::Stopped { states: 0 },
+        "state" => ToPredecessor::State { frame: 1, name: name("x"), version: 1, bytes: 1 },
+        "states-complete" => ToPredecessor::StatesComplete {},
+        "stop" => ToPredecessor::Stop { drain_ms: Some(1) },
+        "inquire" => ToPredecessor::Inquire { number: 1 },
         other => panic!("no message \"{other}\""),
     }
 }
@@ -179,6 +205,12 @@ fn to_successor(message: &str) -> ToSuccessor {
         "late state" => state(true),
         "commit" => ToSuccessor::Commit { upgrade_pending: false },
         "upgrade" => ToSuccessor::Upgrade {},
+        "stop" => ToSuccessor::Stop { drain_ms: Some(1) },
+        "ping" => ToSuccessor::Ping {},
+        "confirmed" => ToSuccessor::Confirmed {},
+        "report" => ToSuccessor::Report { number: 1, report: Report::default() },
+        "ack" => ToSuccessor::Ack { frame: 1 },
+        "resumed" => ToSuccessor::Resumed {},
         "rollback" => ToSuccessor::Rollback { reason: reason() },
         "abort" => ToSuccessor::Abort { reason: reason(), versions: None },
         other => panic!("no message \"{other}\""),

@@ -18,17 +18,18 @@ impl Pair {
     }
 
     pub(crate) fn new_sends(&mut self) -> String {
-        let frame = self.new.machine.poll_transmit().expect("seen before");
+        let Transmit { frame, slots } = self.new.machine.poll_transmit().expect("seen before");
         let message: ToPredecessor = decode(&frame).expect("what is sent can be read");
         if self.old.life != Life::Dead && !self.new.closed {
-            self.to_old.send(frame, 0, self.now);
+            self.to_old.send(frame, slots.len(), self.now);
         }
         format!("successor sends {}", message.name())
     }
 
     pub(crate) fn old_receives(&mut self) -> String {
         let packet = self.to_old.receive(self.now).expect("seen before");
-        self.old.machine.handle_frame(&packet.frame, packet.descriptors, self.now);
+        let received = Received { descriptors: packet.descriptors, truncated: false };
+        self.old.machine.handle_frame(&packet.frame, received, self.now);
         let message: ToPredecessor = decode(&packet.frame).expect("sent before");
         format!("predecessor receives {}", message.name())
     }
@@ -54,6 +55,10 @@ impl Pair {
             }
             OldTask::GiveLateState => machine.state(name("sessions"), 1, 10, now),
             OldTask::CompleteLateStates => machine.late_states_complete(now),
+            OldTask::Stop => {
+                self.old.accepts = false;
+                self.old.tasks.push_back(OldTask::Exit);
+            }
             OldTask::Exit => self.crash_old(),
         }
         format!("predecessor does {task:?}")
@@ -71,8 +76,10 @@ impl Pair {
             NewTask::Refuse => machine.refuse("test"),
             NewTask::StopAccepting => {
                 self.new.accepts = false;
-                machine.stopped();
+                machine.stopped(self.script.states_back);
             }
+            NewTask::GiveStateBack => machine.returned_state(name("sessions"), 1, 10),
+            NewTask::CompleteStates => machine.states_complete(),
             NewTask::Exit => self.crash_new(),
         }
         format!("successor does {task:?}")
@@ -94,12 +101,23 @@ impl Pair {
                 PredecessorEvent::ResumeAccepting => {
                     old.tasks.clear();
                     old.accepts = true;
+                    if old.stopping {
+                        old.tasks.push_back(OldTask::Stop);
+                    }
+                }
+                PredecessorEvent::StopAsked { .. } => {
+                    old.stopping = true;
+                    if old.outcome.is_some() {
+                        old.tasks.push_back(OldTask::Stop);
+                    }
                 }
                 PredecessorEvent::Kill => self.crash_new(),
                 PredecessorEvent::Finished(outcome) => self.finish(outcome),
                 PredecessorEvent::Greeted { .. }
                 | PredecessorEvent::Entered(_)
                 | PredecessorEvent::Progress { .. }
+                | PredecessorEvent::TakeState { .. }
+                | PredecessorEvent::Inquired { .. }
                 | PredecessorEvent::Serving => {}
             }
         }
@@ -111,7 +129,8 @@ impl Pair {
         match &outcome {
             Outcome::Succeeded => {
                 // The successor may have died in this moment; that is known later.
-                assert!(!old.accepts && (new.accepts || new.life == Life::Dead), "{self:#?}");
+                let serves = new.accepts || new.stopping || new.life == Life::Dead;
+                assert!(!old.accepts && serves, "{self:#?}");
                 if self.script.exits {
                     old.tasks.push_back(OldTask::Exit);
                 }
@@ -138,12 +157,25 @@ impl Pair {
                 SuccessorEvent::Committed(by) => {
                     let gone = *by == CommittedBy::Orphaned && self.old.life == Life::Dead;
                     assert!(new.was_ready && (new.got_commit || gone), "{:#?}", self.steps);
+                    assert!(!new.stopping, "{:#?}", self.steps);
                     new.tasks.clear();
                     new.accepts = true;
                 }
+                SuccessorEvent::Confirmed => {
+                    let before = new.events.contains(&SuccessorEvent::Confirmed);
+                    assert!(!before, "confirmed twice: {:#?}", self.steps);
+                }
                 SuccessorEvent::RollBack { .. } => {
-                    new.tasks.push_back(NewTask::StopAccepting);
-                    new.tasks.push_back(NewTask::Exit);
+                    let confirmed = new.events.contains(&SuccessorEvent::Confirmed);
+                    assert!(!confirmed || self.script.probation.is_none(), "{:#?}", self.steps);
+                    new.go(&self.script);
+                }
+                SuccessorEvent::Replaced => {
+                    assert!(!new.accepts, "{:#?}", self.steps);
+                }
+                SuccessorEvent::Stop { .. } => {
+                    new.stopping = true;
+                    new.go(&self.script);
                 }
                 SuccessorEvent::Failed(_) => {
                     assert!(!new.accepts, "{:#?}", self.steps);

@@ -47,7 +47,7 @@ fn the_faults_lead_to_each_of_the_outcomes_in_each_of_the_phases() {
         seen.insert(match &pair.old.outcome {
             Some(Outcome::Succeeded) => "succeeded".to_owned(),
             Some(Outcome::Failed { phase, .. }) => format!("failed in {phase}"),
-            Some(Outcome::RolledBack { .. }) => "rolled back".to_owned(),
+            Some(Outcome::RolledBack { cause }) => format!("rolled back: {cause}"),
             None => "predecessor died".to_owned(),
         });
     }
@@ -59,7 +59,10 @@ fn the_faults_lead_to_each_of_the_outcomes_in_each_of_the_phases() {
         "failed in initialise",
         "failed in transfer",
         "predecessor died",
-        "rolled back",
+        "rolled back: a rollback was asked for: chaos",
+        "rolled back: the successor does not answer",
+        "rolled back: the successor ended",
+        "rolled back: the successor is unhealthy: chaos",
         "succeeded",
     ];
     assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), expected);
@@ -73,6 +76,10 @@ fn any_pair(rng: &mut Rng) -> Pair {
         progress: rng.below(4),
         refuses: rng.once_in(10),
         probation: rng.pick(&[None, Some(Duration::from_secs(5)), Some(Duration::from_secs(30))]),
+        answer_timeout: rng.pick(&[1, 4, 12].map(Duration::from_secs)),
+        states_back: rng.pick(&[0, 0, 1, 3]),
+        states_given_back: rng.pick(&[0, 1, 3]),
+        drains: rng.once_in(4),
         exits: rng.once_in(2),
         orderly: rng.once_in(2),
     });
@@ -96,7 +103,7 @@ fn run(pair: &mut Pair, rng: &mut Rng) {
 
 fn fail_somehow(pair: &mut Pair, rng: &mut Rng) {
     let until = Some(pair.now + Duration::from_millis(rng.next() % 100_000));
-    match rng.below(12) {
+    match rng.below(15) {
         0 => pair.crash_old(),
         1 => pair.crash_new(),
         2 => {
@@ -112,8 +119,11 @@ fn fail_somehow(pair: &mut Pair, rng: &mut Rng) {
         6 => pair.close_new(),
         7 => pair.ask_old("abort", |machine, now| machine.abort("chaos", now)),
         8 => pair.ask_old("roll back", |machine, now| machine.roll_back("chaos", now)),
-        9 => pair.ask_old("confirm", |machine, _| machine.confirm()),
+        9 => pair.ask_old("confirm", |machine, now| machine.confirm(now)),
         10 => pair.ask_new("unhealthy", |machine| machine.unhealthy("chaos")),
+        11 => pair.ask_new("roll back", |machine| machine.request_rollback("chaos")),
+        12 => pair.stop_new(),
+        13 => pair.stop_old(),
         _ => pair.ask_new("healthy", Successor::healthy),
     }
 }

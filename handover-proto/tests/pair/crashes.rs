@@ -36,7 +36,7 @@ const WITH_PROBATION: [Row; 5] = [
     ("successor sends ready", Old, New),
     ("predecessor sends commit", Old, New),
     ("successor sends serving", Old, New),
-    ("predecessor has waited long enough", Nobody, New),
+    ("predecessor lets go", Nobody, New),
 ];
 
 #[test]
@@ -118,20 +118,22 @@ fn both_dying_leaves_nobody() {
 }
 
 #[test]
-fn a_predecessor_that_dies_during_a_rollback_is_replaced_until_stopped_is_said() {
+fn a_predecessor_that_dies_during_a_rollback_is_replaced_until_it_has_said_resumed() {
     for (step, expected) in [
         ("predecessor is asked: roll back", New),
         ("successor receives rollback", New),
-        ("successor does StopAccepting", Nobody),
-        ("successor sends stopped", Nobody),
+        ("successor does StopAccepting", New),
+        ("successor sends stopped", New),
+        ("predecessor receives stopped", New),
+        ("predecessor sends resumed", Nobody),
     ] {
         let mut pair = rolling_back();
+        pair.script.drains = true;
         while pair.steps.last().is_none_or(|last| last != step) {
             assert!(pair.step(), "no step \"{step}\"");
         }
 
         pair.crash_old();
-        pair.ask_new("look at the channel", Successor::handle_closed);
         pair.settle();
 
         assert_eq!(who(&pair), expected, "after \"{step}\"");

@@ -36,14 +36,16 @@ fn a_successor_that_hangs_before_ready_is_not_noticed_by_clients() {
 }
 
 #[test]
-fn a_successor_that_hangs_on_probation_passes_it() {
+fn a_successor_that_hangs_on_probation_is_rolled_back() {
     let mut pair = after(moment_of("predecessor receives serving"), Some(at(30).since_origin()));
 
     pair.new.life = Life::Hung(None);
     pair.settle();
 
-    assert_eq!(pair.old.outcome, Some(Outcome::Succeeded), "silence is not ill health");
-    assert_eq!(who(&pair), Who::Nobody);
+    let cause = Cause::Unresponsive;
+    assert_eq!(pair.old.outcome, Some(Outcome::RolledBack { cause }));
+    assert_eq!(who(&pair), Who::Predecessor);
+    assert_eq!(pair.now, Time::ZERO + pair.script.answer_timeout + ABORT_GRACE);
 }
 
 #[test]

@@ -8,5 +8,8 @@ mod garbage;
 mod hangs;
 mod normal;
 mod pair;
+mod probation;
 mod process;
 mod rng;
+mod rollbacks;
+mod stops;

@@ -24,6 +24,9 @@ fn a_handover_goes_through_its_phases_in_order() {
             | PredecessorEvent::StopAccepting { .. }
             | PredecessorEvent::ResumeAccepting
             | PredecessorEvent::Kill
+            | PredecessorEvent::TakeState { .. }
+            | PredecessorEvent::StopAsked { .. }
+            | PredecessorEvent::Inquired { .. }
             | PredecessorEvent::Serving
             | PredecessorEvent::Finished(_) => None,
         })
@@ -143,7 +146,7 @@ fn an_upgrade_asked_at_any_moment_reaches_the_one_who_serves_in_the_end() {
         });
         pair.settle();
 
-        let by = CommittedBy::Predecessor { upgrade_pending: true };
+        let by = CommittedBy::Predecessor { upgrade_pending: true, probation: None };
         let heard = [SuccessorEvent::Committed(by), SuccessorEvent::Upgrade];
         let times = pair.new.events.iter().filter(|event| heard.contains(event)).count();
         assert_eq!(times, 1, "after {:#?}", &pair.steps[..moment]);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use handover_proto::*;
 
 use crate::channel::Channel;
-use crate::process::{Life, New, Old, Script};
+use crate::process::{Life, New, Old, OldTask, Script};
 use crate::rng::Rng;
 
 /// No handover here takes more steps.
@@ -131,6 +131,31 @@ impl Pair {
         }
     }
 
+    /// Somebody asks the successor to stop the service.
+    pub(crate) fn stop_new(&mut self) {
+        let Self { new, script, .. } = self;
+        if new.life == Life::Alive && new.got_commit {
+            new.stopping = true;
+            new.machine.stop(None);
+            if new.accepts {
+                new.go(script);
+            }
+            self.note("successor is asked: stop".into());
+        }
+    }
+
+    /// Somebody asks the predecessor to stop the service, too late to call the handover off.
+    pub(crate) fn stop_old(&mut self) {
+        let old = &mut self.old;
+        let phase = old.machine.phase();
+        if old.life == Life::Alive && matches!(phase, Phase::Confirm | Phase::Probation) {
+            old.stopping = true;
+            old.machine.forward_stop(None, self.now);
+            self.carry_out_old();
+            self.note("predecessor is asked: stop".into());
+        }
+    }
+
     fn possible(&mut self) -> Vec<Action> {
         let now = self.now;
         self.wake();
@@ -148,7 +173,7 @@ impl Pair {
             let gone = self.old.life == Life::Dead && !new.closed && !new.knows_closed;
             let mut ahead = new.machine.clone();
             offer(self.to_old.has_room() && ahead.poll_transmit().is_some(), Action::NewSends);
-            offer(!new.tasks.is_empty(), Action::NewDoes);
+            offer(new.has_to_do(), Action::NewDoes);
             offer(arrived, Action::NewReceives);
             offer(gone && self.to_new.is_empty(), Action::NewSeesClosed);
             let time = is_due(new.machine.poll_timeout()) && !(orderly && arrived);
@@ -160,8 +185,12 @@ impl Pair {
             let arrived = self.to_old.has_arrived(now);
             let empty = self.to_old.is_empty();
             let mut ahead = old.machine.clone();
-            offer(self.to_new.has_room() && ahead.poll_transmit().is_some(), Action::OldSends);
-            offer(!old.tasks.is_empty(), Action::OldDoes);
+            let speaks = ahead.poll_transmit().is_some();
+            offer(self.to_new.has_room() && speaks, Action::OldSends);
+            // What is to be said leaves before an exit, if there is who listens.
+            let silent = !speaks || gone;
+            let exits = old.tasks.front() == Some(&OldTask::Exit);
+            offer(!old.tasks.is_empty() && (silent || !exits), Action::OldDoes);
             offer(arrived, Action::OldReceives);
             offer(gone && empty && !old.knows_closed, Action::OldSeesClosed);
             let dead = self.new.life == Life::Dead && !old.knows_exited;
@@ -198,7 +227,10 @@ impl Pair {
             }
             Action::OldTimesOut => {
                 self.old.machine.handle_timeout(now);
-                "predecessor has waited long enough".into()
+                match self.old.machine.phase() {
+                    Phase::Served => "predecessor lets go".into(),
+                    _ => "predecessor has waited long enough".into(),
+                }
             }
             Action::NewTimesOut => {
                 self.new.machine.handle_timeout(now);
@@ -263,17 +295,24 @@ impl Pair {
         if self.old.life == Life::Alive {
             match &self.old.outcome {
                 Some(Outcome::Succeeded) => {
-                    assert!(self.new.accepts || self.new.life == Life::Dead, "{steps:#?}");
+                    let stopped = self.new.stopping;
+                    let serves = self.new.accepts || self.new.life == Life::Dead || stopped;
+                    assert!(serves, "{steps:#?}");
                 }
                 Some(Outcome::Failed { .. } | Outcome::RolledBack { .. }) => {
-                    assert!(self.old.accepts, "{steps:#?}");
-                    let hung = matches!(self.new.life, Life::Hung(None));
-                    assert!(self.new.life == Life::Dead || hung, "{steps:#?}");
+                    assert!(self.old.accepts || self.old.stopping, "{steps:#?}");
+                    // One whose states are not acked waits for ever if `resumed` is dropped.
+                    let waits = self.script.drains || self.to_new.unruly.is_some();
+                    let goes = self.new.life == Life::Dead || waits;
+                    assert!(goes || self.new.life == Life::Hung(None), "{steps:#?}");
                 }
                 None => panic!("the predecessor never knew: {steps:#?}"),
             }
         } else if self.old.life == Life::Dead && self.new.life == Life::Alive {
-            assert!(self.new.accepts || self.new.closed, "nobody serves: {steps:#?}");
+            // A predecessor that served again and died is not replaced by who it has replaced.
+            let replaced = self.old.events.contains(&PredecessorEvent::ResumeAccepting);
+            let excused = self.new.closed || self.new.stopping || replaced;
+            assert!(self.new.accepts || excused, "nobody serves: {steps:#?}");
         }
         let paused =
             self.old.events.iter().any(|e| matches!(e, PredecessorEvent::StopAccepting { .. }));

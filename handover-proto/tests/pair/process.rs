@@ -14,6 +14,12 @@ pub(crate) struct Script {
     pub(crate) progress: usize,
     pub(crate) refuses: bool,
     pub(crate) probation: Option<Duration>,
+    pub(crate) answer_timeout: Duration,
+    /// How many states a successor that is rolled back says to send back, and how many it sends.
+    pub(crate) states_back: u32,
+    pub(crate) states_given_back: u32,
+    /// Whether a successor that has stopped has something in flight for ever.
+    pub(crate) drains: bool,
     /// Whether the predecessor exits when it is replaced.
     pub(crate) exits: bool,
     /// Whether a driver reads what has arrived before it looks at the clock and at processes.
@@ -30,6 +36,10 @@ impl Default for Script {
             progress: 1,
             refuses: false,
             probation,
+            answer_timeout: Duration::from_secs(12),
+            states_back: 0,
+            states_given_back: 0,
+            drains: false,
             exits: false,
             orderly: true,
         }
@@ -52,6 +62,7 @@ pub(crate) enum OldTask {
     StopAccepting,
     GiveLateState,
     CompleteLateStates,
+    Stop,
     Exit,
 }
 
@@ -62,6 +73,8 @@ pub(crate) enum NewTask {
     BeReady,
     Refuse,
     StopAccepting,
+    GiveStateBack,
+    CompleteStates,
     Exit,
 }
 
@@ -72,6 +85,8 @@ pub(crate) struct Old {
     pub(crate) accepts: bool,
     /// Whether it has ever stopped accepting.
     pub(crate) paused: bool,
+    /// Whether the service is to stop.
+    pub(crate) stopping: bool,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) events: Vec<PredecessorEvent>,
     pub(crate) tasks: VecDeque<OldTask>,
@@ -89,6 +104,8 @@ pub(crate) struct New {
     /// Whether its end of the channel is closed although it lives.
     pub(crate) closed: bool,
     pub(crate) knows_closed: bool,
+    /// Whether the service is to stop.
+    pub(crate) stopping: bool,
     pub(crate) was_ready: bool,
     pub(crate) got_commit: bool,
 }
@@ -108,12 +125,14 @@ impl Old {
             ready_timeout: Duration::from_secs(60),
             commit_timeout: Duration::from_secs(10),
             probation: script.probation,
+            answer_timeout: script.answer_timeout,
         };
         Self {
             machine: Predecessor::new(config, inventory, Time::ZERO),
             life: Life::Alive,
             accepts: true,
             paused: false,
+            stopping: false,
             outcome: None,
             events: Vec::new(),
             tasks: vec![OldTask::GiveState; script.early_states as usize].into(),
@@ -135,8 +154,38 @@ impl New {
             tasks: VecDeque::new(),
             closed: false,
             knows_closed: false,
+            stopping: false,
             was_ready: false,
             got_commit: false,
+        }
+    }
+
+    /// Stops accepting, gives states back if there is who takes them, and exits.
+    pub(crate) fn go(&mut self, script: &Script) {
+        self.tasks.clear();
+        self.tasks.push_back(NewTask::StopAccepting);
+        for _ in 0..script.states_given_back {
+            self.tasks.push_back(NewTask::GiveStateBack);
+        }
+        self.tasks.push_back(NewTask::CompleteStates);
+        if !script.drains {
+            self.tasks.push_back(NewTask::Exit);
+        }
+    }
+
+    /// Whether it can do what is next: it does not exit while its states are waited for.
+    pub(crate) fn has_to_do(&self) -> bool {
+        match self.tasks.front() {
+            None => false,
+            Some(NewTask::Exit) => self.closed || !self.machine.is_returning_states(),
+            Some(
+                NewTask::Progress
+                | NewTask::BeReady
+                | NewTask::Refuse
+                | NewTask::StopAccepting
+                | NewTask::GiveStateBack
+                | NewTask::CompleteStates,
+            ) => true,
         }
     }
 }
