@@ -1,7 +1,7 @@
 //! `handover events`: what happens, as it does.
 
 use anyhow::anyhow;
-use handover::control::{Answer, Event, Request};
+use handover::control::{Answer, ErrorCode, Event, Request};
 use tokio::time::{Instant, sleep};
 
 use super::conversation::{Conversation, Line, Patience, RETRY_PAUSE, Service, to_value};
@@ -24,38 +24,50 @@ pub(super) async fn run(args: &Args) -> Result<Exit, Failure> {
     let service = args.common.service()?;
     let request = to_value(&Request::Events {})?;
     let mut heard = Heard::default();
-    // Nothing at all may happen for a long time.
-    let mut deadline = Instant::now();
+    // Until when the next process may take to be reached; the first one has to be there.
+    let mut deadline = None;
     loop {
+        let began = Instant::now();
+        // Nothing at all may happen for a long time.
         let trouble = match service.ask(&request, Patience::Unlimited).await {
+            Err(trouble) => trouble,
             Ok((line, conversation)) => {
                 match listen(&service, line, conversation, &mut heard).await? {
                     End::Stopped => return Ok(Exit::Done),
                     End::Refused(exit) => return Ok(exit),
-                    End::Trouble(trouble) => {
-                        deadline = Instant::now() + service.timeout;
+                    End::Ended(trouble) => {
+                        deadline = Some(Instant::now() + service.timeout);
+                        if heard.stopping.is_none() {
+                            say(ENDED);
+                            // At once, so that little is missed.
+                            continue;
+                        }
                         trouble
                     }
                 }
             }
-            Err(trouble) => trouble,
         };
-        if heard.stopping.is_some() && !matches!(trouble, Trouble::NotUnderstood(_)) {
+        // Nothing had happened before it ended. One that ends again and again is not waited for.
+        let was_there = deadline.is_none() || began.elapsed() >= service.timeout;
+        if trouble.is_end() && was_there && heard.stopping.is_none() {
+            say(ENDED);
+            deadline = Some(Instant::now() + service.timeout);
+        }
+        match trouble {
+            Trouble::NotUnderstood(_) => return Err(trouble.of_question()),
             // The process that was stopping has ended, and its end was not told.
-            return Ok(Exit::Done);
+            _ if heard.stopping.is_some() => return Ok(Exit::Done),
+            _ if deadline.is_none_or(|deadline| Instant::now() >= deadline) => {
+                return Err(trouble.of_question());
+            }
+            _ => sleep(RETRY_PAUSE).await,
         }
-        // Closed before anything happened is as good as closed after.
-        let goes_on = trouble.is_end() || Instant::now() < deadline;
-        if !goes_on || matches!(trouble, Trouble::NotUnderstood(_)) {
-            return Err(trouble.of_question());
-        }
-        if trouble.is_end() {
-            deadline = Instant::now() + service.timeout;
-            say("handover: the connection has ended, connecting again: some events may be missing");
-        }
-        sleep(RETRY_PAUSE).await;
     }
 }
+
+/// What is said between two processes.
+const ENDED: &str =
+    "handover: the connection has ended, connecting again: some events may be missing";
 
 /// What was heard over all connections.
 #[derive(Debug, Default)]
@@ -68,7 +80,8 @@ enum End {
     /// The service was told to stop, and has.
     Stopped,
     Refused(Exit),
-    Trouble(Trouble),
+    /// Another process may serve.
+    Ended(Trouble),
 }
 
 async fn listen(
@@ -96,6 +109,9 @@ async fn listen(
                     _ => {}
                 }
             }
+            Answer::Error { code: ErrorCode::NotServing, .. } => {
+                return Ok(End::Ended(Trouble::Closed { path: service.path.clone() }));
+            }
             Answer::Error { code, message } => {
                 if !service.json {
                     say(&super::refusal(message));
@@ -106,7 +122,7 @@ async fn listen(
         }
         line = match conversation.next().await {
             Ok(line) => line,
-            Err(trouble) => return Ok(End::Trouble(trouble)),
+            Err(trouble) => return Ok(End::Ended(trouble)),
         };
     }
 }

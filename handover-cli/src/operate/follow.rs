@@ -222,7 +222,9 @@ impl Follower<'_> {
         let successor = self.successor();
         let now = now.map(|now| format!(": {}", render::in_one_line(now))).unwrap_or_default();
         let (text, exit) = match ending {
-            Ending::Serves => (format!("upgraded: {successor} serves{now}"), Exit::Done),
+            Ending::Serves => {
+                (format!("upgraded: {successor} serves (the verdict was lost)"), Exit::Done)
+            }
             Ending::Failed => (
                 format!(
                     "upgrade failed: {successor} does not serve, the old process serves on{now}"

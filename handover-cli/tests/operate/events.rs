@@ -67,6 +67,19 @@ fn a_service_that_is_gone_without_having_been_stopped_is_told() {
 }
 
 #[test]
+fn a_connection_that_ends_before_anything_happens_is_made_again() {
+    let late = say(error("not-serving", "connect again"));
+    let service = Service::start()
+        .on("events", [])
+        .on("events", [])
+        .on("events", [drained(1), late])
+        .on("events", [draining(2, "stopped"), drained(2)]);
+    let ended = service.run(&["events"]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(ended.stdout.lines().count(), 3, "{ended:?}");
+}
+
+#[test]
 fn a_refusal_is_told() {
     let service = Service::start().on("events", [say(error("too-many-clients", "16 are here"))]);
     let ended = service.run(&["events"]);

@@ -28,22 +28,21 @@ pub(in crate::operate) fn verdict(verdict: &VerdictReport) -> String {
             format!("{upgraded} generation {generation}{pid} serves{spent}\n")
         }
         VerdictOutcome::Failed => {
-            let headline = style("upgrade failed:").red().bold();
-            format!(
-                "{headline} {}\n{}the old process serves on\n",
-                plain(&verdict.message),
-                Details(verdict)
-            )
+            let message = headline("upgrade failed", "the upgrade failed", &verdict.message);
+            format!("{message}\n{}the old process serves on\n", Details(verdict))
         }
         VerdictOutcome::RolledBack => {
-            let headline = style("rolled back:").red().bold();
-            format!(
-                "{headline} {}\n{}the old process serves again\n",
-                plain(&verdict.message),
-                Details(verdict)
-            )
+            let message = headline("rolled back", "rolled back", &verdict.message);
+            format!("{message}\n{}the old process serves again\n", Details(verdict))
         }
     }
+}
+
+/// The message below a title, which it need not repeat.
+fn headline(title: &str, opening: &str, message: &str) -> String {
+    let message = plain(message);
+    let rest = message.strip_prefix(opening).map_or_else(|| format!(": {message}"), str::to_owned);
+    format!("{}{rest}", style(title).red().bold())
 }
 
 /// The timings: the total, and then by phase.
@@ -171,6 +170,14 @@ mod tests {
 the old process serves on
 "
         );
+    }
+
+    #[test]
+    fn a_title_is_not_said_twice() {
+        console::set_colors_enabled(false);
+        let failed = |message| headline("upgrade failed", "the upgrade failed", message);
+        assert_eq!(failed("the upgrade failed in phase hello"), "upgrade failed in phase hello");
+        assert_eq!(failed("it exited"), "upgrade failed: it exited");
     }
 
     #[test]
