@@ -24,6 +24,12 @@ use crate::registry::Registry;
 use crate::sys::poll::{Wake, is_readable, wait_readable};
 use crate::sys::process::Condition;
 
+mod access;
+mod limits;
+
+/// What a test is to do when it runs itself again as another process.
+const ROLE: &str = "HANDOVER_CONTROL_TEST";
+
 /// A server, and the loop around it.
 struct Rig {
     server: Server,
@@ -45,10 +51,7 @@ impl Rig {
 
     fn with(folder: Folder, bind: Bind, policy: Policy) -> Self {
         let path = folder.join("control");
-        let in_flight = Arc::new(InFlight::new(Arc::new(Wake::new().unwrap())));
-        let endpoint = Registry::default()
-            .claim(Some("control"), Kind::UnixStream, bind, Stance::Open, &in_flight)
-            .unwrap();
+        let (endpoint, in_flight) = claim(bind);
         let poller = Arc::new(Poller::new().unwrap());
         let server = Server::new(Arc::clone(&endpoint), policy, Arc::clone(&poller));
         Self { server, endpoint, poller, in_flight, path, folder, incoming: Vec::new() }
@@ -127,6 +130,14 @@ impl Rig {
     fn done(&mut self, client: ClientId) {
         self.server.answer(client, &done());
     }
+}
+
+fn claim(bind: Bind) -> (Arc<Endpoint>, Arc<InFlight>) {
+    let in_flight = Arc::new(InFlight::new(Arc::new(Wake::new().unwrap())));
+    let endpoint = Registry::default()
+        .claim(Some("control"), Kind::UnixStream, bind, Stance::Open, &in_flight)
+        .unwrap();
+    (endpoint, in_flight)
 }
 
 /// A client, by hand.
@@ -327,77 +338,6 @@ fn a_bad_line_is_answered_and_the_next_one_is_taken() {
 }
 
 #[test]
-fn the_longest_line_is_taken_and_a_longer_one_refused() {
-    let mut rig = Rig::new();
-    let line = |bytes: usize| {
-        let empty = "{\"request\":\"\"}\n".len();
-        format!("{{\"request\":\"{}\"}}\n", "x".repeat(bytes - empty))
-    };
-    let hand = rig.connect();
-    hand.send(&line(MAX_REQUEST_BYTES));
-    assert!(matches!(rig.next_request().1, Asked::Command { .. }));
-
-    let mut hand = rig.connect();
-    hand.send(&line(MAX_REQUEST_BYTES + 1));
-    rig.turn_until(|_| hand.has_line());
-    assert_eq!(hand.read().unwrap()["code"], "too-long");
-    assert_eq!(hand.read(), None);
-}
-
-#[test]
-fn a_line_without_end_is_refused_while_it_is_written() {
-    let mut rig = Rig::new();
-    let path = rig.path.clone();
-    let (answer, sent) = rig.serve_during(
-        move || {
-            let mut hand = Hand::connect(&path);
-            let part = vec![b'x'; 1 << 20];
-            // It goes through for as long as it is listened to.
-            let sent = (0..64).take_while(|_| hand.0.get_ref().write_all(&part).is_ok()).count();
-            (hand.read().unwrap(), sent)
-        },
-        |_, _, asked| panic!("{asked:?}"),
-    );
-    assert_eq!(answer["code"], "too-long");
-    assert!(sent > 0, "the client has not seen a broken pipe before it knew why");
-}
-
-#[test]
-fn a_reader_that_stalls_misses_events_and_is_told_how_many() {
-    const EVENTS: u64 = 10_000;
-    let mut rig = Rig::new();
-    let mut hand = rig.connect();
-    hand.send("{\"request\":\"events\"}\n");
-    let (client, _, _) = rig.next_request();
-    let text = "x".repeat(100);
-    for _ in 0..EVENTS {
-        rig.server.publish(&event(&text));
-    }
-    rig.settle_at(Instant::now() + 10 * CONTROL_WRITE_TIMEOUT);
-    assert_eq!(rig.server.clients.len(), 1, "who only follows may take its time");
-    assert!(rig.server.is_flushed(), "and nobody waits for it");
-
-    let count = move || {
-        let (mut seen, mut missed) = (0, 0);
-        while seen + missed < EVENTS {
-            let event = hand.read().unwrap();
-            match event["event"].as_str() {
-                Some("missed") => missed += event["events"].as_u64().unwrap(),
-                _ => seen += 1,
-            }
-        }
-        (hand, seen, missed)
-    };
-    let (mut hand, seen, missed) = rig.serve_during(count, |_, _, asked| panic!("{asked:?}"));
-    let line = 170;
-    assert!(missed > 0 && seen > MAX_CONTROL_BACKLOG_BYTES as u64 / line, "{seen} seen");
-    rig.server.publish(&event("last"));
-    assert_eq!(hand.read().unwrap()["text"], "last");
-    rig.done(client);
-    assert_eq!(hand.read().unwrap()["type"], "done");
-}
-
-#[test]
 fn who_follows_its_upgrade_sees_events_until_the_verdict() {
     let mut rig = Rig::new();
     let (mut one, mut other) = (rig.connect(), rig.connect());
@@ -414,154 +354,6 @@ fn who_follows_its_upgrade_sees_events_until_the_verdict() {
     assert_eq!(one.read().unwrap()["type"], "done");
     assert_eq!(other.read().unwrap()["type"], "done");
     assert!(!one.has_line() && !other.has_line());
-}
-
-#[test]
-fn a_client_that_asks_nothing_is_closed() {
-    let mut rig = Rig::new();
-    let (mut idle, mut slow, busy) = (rig.connect(), rig.connect(), rig.connect());
-    slow.send("{\"request\":");
-    busy.send(STATUS);
-    let (client, _, _) = rig.next_request();
-    rig.settle();
-    let began = Instant::now();
-    let deadline = rig.server.deadline().unwrap();
-    assert!(deadline <= began + CONTROL_REQUEST_TIMEOUT);
-
-    rig.settle_at(deadline - Duration::from_millis(1));
-    assert!(!idle.has_line() && !slow.has_line());
-    rig.settle_at(began + CONTROL_REQUEST_TIMEOUT);
-    for hand in [&mut idle, &mut slow] {
-        assert_eq!(hand.read().unwrap()["code"], "bad-request");
-        assert_eq!(hand.read(), None);
-    }
-    drop((idle, slow));
-    rig.settle();
-    assert_eq!(rig.server.clients.len(), 1, "what is under way takes the time that it takes");
-    assert_eq!(rig.server.deadline(), None);
-    rig.done(client);
-    assert!(rig.server.deadline().is_some(), "the time begins with the answer");
-}
-
-#[test]
-fn a_client_that_was_told_to_go_and_stays_is_closed() {
-    let mut rig = Rig::new();
-    let hand = rig.connect();
-    rig.settle();
-    let late = Instant::now() + CONTROL_REQUEST_TIMEOUT;
-    rig.settle_at(late);
-    assert_eq!(rig.server.clients.len(), 1);
-    rig.settle_at(late + Duration::from_secs(1));
-    assert!(rig.server.clients.is_empty());
-    drop(hand);
-}
-
-#[test]
-fn a_client_that_does_not_read_its_answer_is_closed() {
-    let mut rig = Rig::new();
-    let mut hand = rig.connect();
-    hand.send(STATUS);
-    let (client, _, _) = rig.next_request();
-    // More than the kernel keeps for it.
-    let value = Value::from("x".repeat(8 << 20));
-    rig.server.answer(client, &Answer::Result { value });
-    assert!(!rig.server.is_flushed());
-    rig.settle();
-    assert!(!is_readable(rig.poller.as_fd()), "there is nothing to do until it reads");
-    rig.settle_at(Instant::now() + CONTROL_WRITE_TIMEOUT);
-    assert!(rig.server.is_flushed());
-    assert!(rig.server.clients.is_empty());
-    assert!(hand.0.read_to_end(&mut Vec::new()).is_ok());
-}
-
-#[test]
-fn a_large_answer_arrives_whole_before_the_next_request_is_taken() {
-    let mut rig = Rig::new();
-    let value = Value::from("x".repeat(8 << 20));
-    let (path, sent) = (rig.path.clone(), value.clone());
-    let received = rig.serve_during(
-        move || {
-            let mut hand = Hand::connect(&path);
-            hand.send(STATUS);
-            hand.send(STATUS);
-            [hand.read().unwrap(), hand.read().unwrap()]
-        },
-        |server, client, _| server.answer(client, &Answer::Result { value: sent.clone() }),
-    );
-    assert!(received.iter().all(|answer| answer["value"] == value));
-}
-
-#[test]
-fn the_longest_idle_client_makes_room_for_a_new_one() {
-    let mut rig = Rig::new();
-    let mut hands: Vec<Hand> = Vec::new();
-    for _ in 0..MAX_CONTROL_CLIENTS {
-        hands.push(rig.connect());
-        rig.settle();
-    }
-    // Has just had an answer.
-    hands[0].send(STATUS);
-    let (client, _, _) = rig.next_request();
-    rig.done(client);
-    assert_eq!(hands[0].read().unwrap()["type"], "done");
-    let new = rig.connect();
-    new.send(STATUS);
-    assert!(is_status(&rig.next_request().1));
-    assert_eq!(hands[1].read().unwrap()["code"], "too-many-clients");
-    assert_eq!(hands[1].read(), None);
-    assert!(!hands[0].has_line() && !hands[2].has_line());
-}
-
-#[test]
-fn a_new_client_is_told_when_all_others_wait_for_answers() {
-    let mut rig = Rig::new();
-    let mut hands: Vec<Hand> = Vec::new();
-    for _ in 0..MAX_CONTROL_CLIENTS {
-        hands.push(rig.connect());
-        hands.last().unwrap().send(STATUS);
-        rig.next_request();
-    }
-    let mut new = rig.connect();
-    new.send(STATUS);
-    rig.settle();
-    assert!(rig.incoming.is_empty());
-    assert_eq!(new.read().unwrap()["code"], "too-many-clients");
-    assert_eq!(new.read(), None);
-    let client = *rig.server.clients.keys().next().unwrap();
-    rig.done(client);
-    assert_eq!(hands[0].read().unwrap()["type"], "done");
-    rig.connect().send(STATUS);
-    rig.next_request();
-}
-
-#[test]
-fn a_thousand_idle_clients_keep_nobody_out() {
-    let mut rig = Rig::new();
-    let mut hands = std::collections::VecDeque::new();
-    for _ in 0..1000 {
-        hands.push_back(rig.connect());
-        if hands.len() > 4 * MAX_CONTROL_CLIENTS {
-            hands.pop_front();
-        }
-        rig.settle();
-        assert!(rig.server.clients.len() <= MAX_CONTROL_CLIENTS + MAX_LEAVING_CLIENTS);
-    }
-    let mut hand = rig.connect();
-    hand.send(STATUS);
-    let (client, _, _) = rig.next_request();
-    rig.done(client);
-    assert_eq!(hand.read().unwrap()["type"], "done");
-}
-
-#[test]
-fn a_flood_is_accepted_in_parts() {
-    let mut rig = Rig::new();
-    let hands: Vec<Hand> = (0..50).map(|_| rig.connect()).collect();
-    rig.server.step(Instant::now());
-    assert_eq!(rig.server.clients.len(), ACCEPTS_PER_STEP);
-    assert!(is_readable(rig.poller.as_fd()), "the poller brings it back");
-    rig.settle();
-    assert_eq!(rig.server.clients.len(), hands.len());
 }
 
 #[test]
@@ -690,190 +482,4 @@ fn a_client_is_known_as_a_process() {
     drop(hand);
     rig.settle();
     assert!(rig.server.process(client).is_err());
-}
-
-/// What a test is to do when it runs itself again as another process.
-const ROLE: &str = "HANDOVER_CONTROL_TEST";
-
-#[test]
-fn the_socket_is_its_owners_whatever_the_umask() {
-    let name = "control::server::tests::the_socket_is_its_owners_whatever_the_umask";
-    if env::var_os(ROLE).is_some() {
-        let folder = Folder::create();
-        let path = folder.join("control");
-        // As it is bound, before anything else is done to it.
-        let rig = Rig::with(folder, bind_how(&path), Policy::default());
-        println!("bound {:o}", mode(&path));
-        permit(&rig.endpoint.local_address().unwrap(), Policy::default()).unwrap();
-        println!("permitted {:o}", mode(&path));
-        return;
-    }
-    for (umask, bound) in [("0000", "600"), ("0022", "600"), ("0777", "0")] {
-        let run = Launch::of("/bin/sh")
-            .args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")])
-            .arg(env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(ROLE, "1");
-        let finished = run.start().finish(soon()).unwrap();
-        let printed = finished.stdout();
-        assert!(printed.contains(&format!("bound {bound}\n")), "{umask}: {printed}");
-        assert!(printed.contains("permitted 600\n"), "{umask}: {printed}");
-    }
-}
-
-#[test]
-fn a_group_may_connect_if_the_service_names_one() {
-    if !is_root() {
-        skip!("a_group_may_connect_if_the_service_names_one", "only root has every group");
-    }
-    let rig = Rig::new();
-    let address = rig.endpoint.local_address().unwrap();
-    permit(&address, Policy { group: Some(4242) }).unwrap();
-    assert_eq!((mode(&rig.path), fs::metadata(&rig.path).unwrap().gid()), (0o660, 4242));
-    permit(&address, Policy { group: Some(4243) }).unwrap();
-    assert_eq!((mode(&rig.path), fs::metadata(&rig.path).unwrap().gid()), (0o660, 4243));
-    permit(&address, Policy::default()).unwrap();
-    assert_eq!(mode(&rig.path), 0o600);
-}
-
-#[test]
-fn what_has_taken_the_place_of_the_socket_keeps_its_mode() {
-    let rig = Rig::new();
-    let other = rig.folder.write("other", "");
-    fs::remove_file(&rig.path).unwrap();
-    std::os::unix::fs::symlink(&other, &rig.path).unwrap();
-    let before = mode(&other);
-    let address = rig.endpoint.local_address().unwrap();
-    assert!(permit(&address, Policy { group: Some(0) }).is_err());
-    assert_eq!(mode(&other), before);
-}
-
-#[test]
-fn other_users_may_not_ask_unless_they_are_of_the_group() {
-    let name = "control::server::tests::other_users_may_not_ask_unless_they_are_of_the_group";
-    if let Some(path) = env::var_os(ROLE) {
-        let mut hand = Hand::connect(Path::new(&path));
-        hand.send(STATUS);
-        println!("answer {}", hand.read().unwrap());
-        return;
-    }
-    if !is_root() {
-        skip!("other_users_may_not_ask_unless_they_are_of_the_group", "only root has other users");
-    }
-    const NOBODY: u32 = 65534;
-    let as_other = |path: PathBuf, group: u32| {
-        move || {
-            // The way to the file may be closed to others.
-            let executable = File::open(env::current_exe().unwrap()).unwrap();
-            let run = Launch::of(format!("/proc/self/fd/{}", executable.as_raw_fd()))
-                .inherit(executable)
-                .args(["--exact", name, "--nocapture"])
-                .env(ROLE, path)
-                .user(NOBODY, group);
-            run.start().finish(soon()).unwrap().stdout()
-        }
-    };
-    // Somebody has opened the socket to all: the answer is the last thing that keeps others out.
-    let open = |policy| {
-        let folder = Folder::create().open_to_all();
-        let path = folder.join("control");
-        let rig = Rig::with(folder, path.as_path().into(), policy);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        rig
-    };
-    for (policy, group, allowed) in
-        [(None, 4242, false), (Some(4242), 4242, true), (Some(4242), 4243, false)]
-    {
-        let mut rig = open(Policy { group: policy });
-        let path = rig.path.clone();
-        let mut asked = 0;
-        let printed = rig.serve_during(as_other(path, group), |server, client, _| {
-            asked += 1;
-            server.answer(client, &done());
-        });
-        let expected = if allowed { "\"type\":\"done\"" } else { "\"code\":\"forbidden\"" };
-        assert!(printed.contains(expected), "{policy:?} {group}: {printed}");
-        assert_eq!(asked, u64::from(allowed));
-    }
-}
-
-#[test]
-fn a_supplementary_group_counts() {
-    let name = "control::server::tests::a_supplementary_group_counts";
-    if let Some(path) = env::var_os(ROLE) {
-        let mut hand = Hand::connect(Path::new(&path));
-        hand.send(STATUS);
-        println!("answer {}", hand.read().unwrap());
-        return;
-    }
-    if !is_root() {
-        skip!("a_supplementary_group_counts", "only root may change groups");
-    }
-    if !Path::new("/usr/bin/setpriv").exists() {
-        skip!("a_supplementary_group_counts", "there is no setpriv");
-    }
-    let folder = Folder::create().open_to_all();
-    let mut rig = {
-        let path = folder.join("control");
-        let rig = Rig::with(folder, bind_how(&path), Policy { group: Some(4242) });
-        permit(&rig.endpoint.local_address().unwrap(), Policy { group: Some(4242) }).unwrap();
-        rig
-    };
-    // More of them than fit the first look.
-    let groups: Vec<String> = (4200..4300).map(|group: u32| group.to_string()).collect();
-    let path = rig.path.clone();
-    let work = move || {
-        let executable = File::open(env::current_exe().unwrap()).unwrap();
-        let program = format!("/proc/self/fd/{}", executable.as_raw_fd());
-        let run = Launch::of("/usr/bin/setpriv")
-            .args(["--reuid=65534", "--regid=65534", "--groups", &groups.join(",")])
-            .arg(program)
-            .inherit(executable)
-            .args(["--exact", name, "--nocapture"])
-            .env(ROLE, path);
-        run.start().finish(soon()).unwrap().stdout()
-    };
-    let printed = rig.serve_during(work, |server, client, _| server.answer(client, &done()));
-    assert!(printed.contains("\"type\":\"done\""), "{printed}");
-}
-
-#[test]
-fn a_process_without_descriptors_rests() {
-    let name = "control::server::tests::a_process_without_descriptors_rests";
-    if env::var_os(ROLE).is_none() {
-        let run = Launch::of(env::current_exe().unwrap())
-            .args(["--exact", name])
-            .env(ROLE, "1")
-            .limit_open_fds(64, 64);
-        let finished = run.start().finish(soon()).unwrap();
-        assert!(finished.status.success(), "{}", finished.stdout());
-        return;
-    }
-    let mut rig = Rig::new();
-    let hand = rig.connect();
-    hand.send(STATUS);
-    let mut files = Vec::new();
-    while let Ok(file) = File::open("/dev/null") {
-        files.push(file);
-    }
-    rig.server.step(Instant::now());
-    assert!(!is_readable(rig.poller.as_fd()), "it would be a busy loop");
-    assert!(rig.server.deadline().unwrap() > Instant::now());
-    drop(files);
-    // It tries again by itself.
-    assert!(is_status(&rig.next_request().1));
-}
-
-#[test]
-fn what_happens_again_and_again_is_logged_once_a_minute() {
-    let (mut complaint, mut logged) = (Complaint::default(), Vec::new());
-    let began = Instant::now();
-    for second in 0..150 {
-        complaint.say(began + Duration::from_secs(second), |times| logged.push(times));
-    }
-    assert_eq!(logged, [1, 60, 60]);
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
