@@ -35,12 +35,15 @@ impl fmt::Display for Verdict {
         match self {
             Self::Succeeded(success) => write!(
                 f,
-                "generation {} (pid {}) serves after {:?}",
+                "generation {} (pid {}) serves after {:.3?}",
                 success.generation, success.pid, success.timings.total
             ),
             Self::Failed(failure) => failure.fmt(f),
             Self::RolledBack(failure) => {
-                write!(f, "rolled back: {}", failure.reason)?;
+                match &failure.reason {
+                    Reason::Exited => write!(f, "rolled back: the successor ended")?,
+                    reason => write!(f, "rolled back: {reason}")?,
+                }
                 failure.write_status(f)
             }
         }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::{Ending, Engine, Stage, Taker};
 use crate::attempt::Attempt;
 use crate::control::{Asked, ClientId, Incoming, Peer, Server, bind_how, permit};
+use crate::drain::InFlight;
 use crate::error::{ClaimErrorKind, Error, ErrorKind};
 use crate::link::Link;
 use crate::listener::Kind;
@@ -31,6 +32,9 @@ const INQUIRY_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How long the peer of a rollback has to begin it, before whoever asked is told that it does not.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most commands of the application's own that run at a time.
+const MAX_CONTROL_COMMANDS: usize = 64;
 
 /// Those who have asked for something, and wait.
 #[derive(Debug, Default)]
@@ -92,11 +96,14 @@ impl Operators {
     /// A drain begins: who waited for that has what was asked for, others never will.
     pub(super) fn draining(&mut self, ending: Ending, in_flight: u64, timeout: Duration) {
         for client in std::mem::take(&mut self.stops) {
-            let timeout = timeout.as_secs_f64();
-            self.done(
-                client,
-                format!("nothing more is accepted; {in_flight} in flight may take {timeout:.1} s"),
-            );
+            let message = match in_flight {
+                0 => "nothing more is accepted, and nothing is in flight".into(),
+                _ => format!(
+                    "nothing more is accepted; {in_flight} in flight may take {:.1} s",
+                    timeout.as_secs_f64()
+                ),
+            };
+            self.done(client, message);
         }
         if let Some(server) = &mut self.server
             && ending != Ending::Stopped
@@ -137,7 +144,6 @@ impl Operators {
         self.stops.retain(|client| *client != gone);
         self.confirms.retain(|client| *client != gone);
         self.rollbacks.retain(|(_, client)| *client != gone);
-        self.commands.retain(|(client, _)| *client != gone);
     }
 }
 
@@ -154,7 +160,8 @@ impl Engine {
 
     fn bind_control(&mut self, path: &std::path::Path) -> Result<(), ClaimErrorKind> {
         let (stance, bind) = (self.stance(), bind_how(path));
-        let in_flight = Arc::clone(&self.in_flight);
+        // No drain waits for operators, or counts them.
+        let in_flight = Arc::new(InFlight::new(Arc::clone(&self.wake)));
         let endpoint =
             self.registry.claim(Some(NAME), Kind::UnixStream, bind, stance, &in_flight)?;
         let policy = self.config.control_policy;
@@ -380,6 +387,11 @@ impl Engine {
             let message = format!("there is no request \"{name}\": there are {known}");
             return self.operators.fail(client, ErrorCode::UnknownRequest, message);
         };
+        // Those of clients that are gone run on.
+        if self.operators.commands.len() >= MAX_CONTROL_COMMANDS {
+            let message = format!("{MAX_CONTROL_COMMANDS} commands are running: try later");
+            return self.operators.fail(client, ErrorCode::Busy, message);
+        }
         let (command, wake) = (Arc::clone(command), Arc::clone(&self.wake));
         let (sender, result) = mpsc::channel();
         let run = move || {

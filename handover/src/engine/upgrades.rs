@@ -345,6 +345,8 @@ impl Engine {
 
     /// Tells who has asked, and the application.
     fn tell_asker(&mut self, asker: Option<Asker>, verdict: Verdict) {
+        // Who follows has seen everything by then.
+        self.flush_operators();
         let mut tickets = Vec::new();
         match asker {
             Some(Asker::Ticket(ticket)) => tickets.push(ticket),
