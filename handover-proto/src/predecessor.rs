@@ -216,7 +216,7 @@ impl Predecessor {
     ///
     /// Returns whether it goes to the successor at once. Until `Commit` it is kept and goes along
     /// with that. In both cases it is this process's to honour if the outcome is not
-    /// [`Outcome::Succeeded`], so remember that there was one. Requests that have not left are one.
+    /// [`Outcome::Succeeded`](crate::Outcome::Succeeded), so remember that there was one. Requests that have not left are one.
     pub fn forward_upgrade(&mut self, now: Time) -> bool {
         if self.failing.is_some() || !self.connected {
             return false;
