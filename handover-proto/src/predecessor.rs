@@ -58,6 +58,8 @@ pub struct Predecessor {
     stop_forwarded: bool,
     /// Set once the handover has failed and the successor's end is awaited.
     failing: Option<Failing>,
+    /// Why it has failed, also when it is over.
+    cause: Option<Cause>,
     /// Whether this process took back over from a successor that may have served.
     took_back: bool,
     heartbeat: Heartbeat,
@@ -87,6 +89,7 @@ impl Predecessor {
             connected: true,
             stop_forwarded: false,
             failing: None,
+            cause: None,
             took_back: false,
             heartbeat: Heartbeat::AskAt(now),
             outbox: Outbox::new(),
@@ -97,6 +100,23 @@ impl Predecessor {
     /// Where the handover stands.
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// What this was made with.
+    pub fn config(&self) -> &PredecessorConfig {
+        &self.config
+    }
+
+    /// Why the handover has come to nothing, or is about to.
+    pub fn cause(&self) -> Option<&Cause> {
+        self.cause.as_ref()
+    }
+
+    /// When probation ends, if the successor is on it.
+    ///
+    /// It can end later, for the last `Ping` is to be answered.
+    pub fn probation_end(&self) -> Option<Time> {
+        (self.phase == Phase::Probation && self.failing.is_none()).then_some(self.deadline)
     }
 
     /// Takes a frame that came through the channel, and what came with it.

@@ -1,8 +1,11 @@
-//! A line echo with Tokio: `echo [ADDRESS]`, by default 127.0.0.1:7000.
+//! A line echo with Tokio: `echo [ADDRESS] [--control PATH]
+//! [--probation SECONDS]`, by default at 127.0.0.1:7000.
 //!
 //! Each line comes back with the number of the process before it. Connections are long-lived: they
 //! end when the client ends them, or when the drain of the generation that accepted them is over.
 //! SIGHUP upgrades, SIGTERM stops.
+
+mod options;
 
 use std::error::Error;
 use std::time::Duration;
@@ -14,13 +17,13 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let handover = Handover::builder().drain_timeout(Duration::from_secs(60)).start()?;
-    Runtime::new()?.block_on(serve(handover))
+    let (address, builder) = options::read("127.0.0.1:7000");
+    let handover = builder.drain_timeout(Duration::from_secs(60)).start()?;
+    Runtime::new()?.block_on(serve(handover, &address))
 }
 
-async fn serve(handover: Handover) -> Result<(), Box<dyn Error>> {
-    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:7000".into());
-    let listener: TcpListener = handover.listen("echo", &address)?;
+async fn serve(handover: Handover, address: &str) -> Result<(), Box<dyn Error>> {
+    let listener: TcpListener = handover.listen("echo", address)?;
     println!("listening on {}", listener.local_addr()?);
 
     let running = ready(handover).await?;

@@ -1,19 +1,22 @@
-//! The same echo without a runtime: `echo_blocking [ADDRESS]`, by default 127.0.0.1:7000.
+//! The same echo without a runtime: `echo_blocking [ADDRESS] [--control PATH]
+//! [--probation SECONDS]`, by default at 127.0.0.1:7000.
 //!
 //! Each line comes back with the number of the process before it. SIGHUP upgrades, SIGTERM stops.
 //! Builds with `--no-default-features`.
+
+mod options;
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::thread;
 
-use handover::{Connection, Handover, TcpListener};
+use handover::{Connection, TcpListener};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:7000".into());
+    let (address, builder) = options::read("127.0.0.1:7000");
 
-    let handover = Handover::builder().start()?;
+    let handover = builder.start()?;
     let listener: TcpListener = handover.listen("echo", &address)?;
     println!("listening on {}", listener.local_addr()?);
 

@@ -1,7 +1,10 @@
-//! HTTP with axum: `http [ADDRESS]`, by default 127.0.0.1:8080.
+//! HTTP with axum: `http [ADDRESS] [--control PATH]
+//! [--probation SECONDS]`, by default at 127.0.0.1:8080.
 //!
 //! `GET /` answers with the process and the generation that served it. SIGHUP upgrades, SIGTERM
 //! stops.
+
+mod options;
 
 use std::error::Error;
 use std::future::IntoFuture;
@@ -19,13 +22,13 @@ use tokio::runtime::Runtime;
 fn main() -> Result<(), Box<dyn Error>> {
     // First thing in main, before the runtime has threads. In a successor, the predecessor serves
     // until `ready` below.
-    let handover = Handover::builder().start()?;
-    Runtime::new()?.block_on(serve(handover))
+    let (address, builder) = options::read("127.0.0.1:8080");
+    let handover = builder.start()?;
+    Runtime::new()?.block_on(serve(handover, &address))
 }
 
-async fn serve(handover: Handover) -> Result<(), Box<dyn Error>> {
-    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8080".into());
-    let http: TcpListener = handover.listen("http", &address)?;
+async fn serve(handover: Handover, address: &str) -> Result<(), Box<dyn Error>> {
+    let http: TcpListener = handover.listen("http", address)?;
     println!("listening on {}", http.local_addr()?);
 
     let answer = format!("{} {}\n", std::process::id(), handover.generation());

@@ -1,8 +1,11 @@
-//! State that survives: `state [ADDRESS]`, by default 127.0.0.1:7001.
+//! State that survives: `state [ADDRESS] [--control PATH]
+//! [--probation SECONDS]`, by default at 127.0.0.1:7001.
 //!
 //! One command a connection: `add` answers with a counter that has grown by one, `get` without
 //! growing it, `set KEY VALUE` and `get KEY` use a table. Every answer begins with the number of
 //! the process. SIGHUP upgrades, SIGTERM stops.
+
+mod options;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -12,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use handover::{Connection, Handover, TcpListener};
+use handover::{Connection, TcpListener};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -25,9 +28,9 @@ struct Data {
 const VERSION: u32 = 1;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:7001".into());
+    let (address, builder) = options::read("127.0.0.1:7001");
 
-    let handover = Handover::builder().start()?;
+    let handover = builder.start()?;
     let listener: TcpListener = handover.listen("state", &address)?;
     println!("listening on {}", listener.local_addr()?);
 

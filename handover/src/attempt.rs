@@ -2,47 +2,67 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitStatus;
 use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use handover_proto::control::Event;
 use handover_proto::{
     Cause, Inventory, MAX_FRAME_BYTES, Name, Outcome, Preamble, Predecessor, PredecessorConfig,
-    PredecessorEvent, Received as In, Slot, Transmit, Versions,
+    PredecessorEvent, Received as In, Report, Slot, Transmit, Versions,
 };
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::InFlight;
 use crate::gate::Stance;
-use crate::program::Program;
+use crate::hooks::Commit;
+use crate::preflight::{Executable, spawn_error};
 use crate::registry::Held;
-use crate::state::{Providers, Sealed, Writing, Written, write_all};
+use crate::request::UpgradeOptions;
+use crate::state::{Providers, Sealed, State, Writing, Written, write_all};
 use crate::stderr::Relay;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::file;
 use crate::sys::poll::{Interest, Poller, Wake};
 use crate::sys::process::{Condition, Process};
-use crate::sys::spawn::{self, Command};
-use crate::verdict::{Failure, Phase, Reason, SpawnError, Success, Timings, Verdict};
+use crate::sys::spawn::{Command, Group};
+use crate::verdict::{Failure, Phase, Reason, Success, Timings, Verdict};
 
 /// What an upgrade needs to know of the process that it is to replace.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) config: Arc<Config>,
+    pub(crate) options: UpgradeOptions,
     pub(crate) early: Providers,
     pub(crate) late: Providers,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) wake: Arc<Wake>,
 }
 
-/// What the engine has to know of an upgrade.
+/// What the engine has to do or to know of an upgrade.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// The successor accepts; this process drains.
-    Serving,
+    /// To be told to whoever listens.
+    Event(Event),
+    /// The successor accepts, and is on probation.
+    OnProbation,
+    /// The successor accepts for good; this process drains.
+    Served,
+    /// A state of a successor that is rolled back.
+    Returned(State),
+    /// Do: accept again, by [`Attempt::resume`].
+    Resume {
+        /// Whether the application was told of a commit.
+        told_commit: bool,
+        reason: String,
+    },
+    /// Do: stop, or finish within that time.
+    StopAsked(Option<Duration>),
+    /// Do: answer by [`Attempt::report`].
+    Inquired(u32),
     /// It is decided.
     Finished(Verdict),
 }
@@ -67,7 +87,13 @@ pub(crate) struct Attempt {
     claimed: HashSet<Name>,
     /// Accepting is being stopped.
     stopping: bool,
+    /// The application was told that a commit follows.
+    told_commit: bool,
+    /// Accepting is to be resumed.
+    to_resume: bool,
     states: Vec<Sealed>,
+    /// The descriptors of the frame that is being looked at.
+    received: std::vec::IntoIter<OwnedFd>,
     writing: Option<(Helping, Writing)>,
     relay: Option<Relay>,
     /// Why the upgrade was called off, when that is more than the machine knows.
@@ -97,19 +123,17 @@ struct Marks {
 /// How long to leave the kernel alone that has too many descriptors of this user in flight.
 const QUOTA_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long a successor on probation may take to answer; there is no probation here.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
 impl Attempt {
     /// Starts the successor.
     pub(crate) fn begin(
         plan: Plan,
+        executable: &Executable,
         generation: u64,
         inventory: Vec<(handover_proto::Item, Held)>,
         poller: &Poller,
         clock: Clock,
     ) -> Result<Self, Box<Failure>> {
-        let begun = Instant::now();
+        let (begun, preflight) = (executable.begun, executable.begun.elapsed());
         let fail = |reason| Failure::before_spawn(generation, reason, begun.elapsed());
         let io = |doing| move |source| Reason::Io { doing, source };
 
@@ -123,46 +147,86 @@ impl Attempt {
         } else {
             (None, None)
         };
-        let image =
-            plan.config.program.image(&format!("{}:{token}", theirs.number())).map_err(|what| {
-                fail(Reason::CalledOff { reason: format!("{what} has a NUL byte") })
-            })?;
+        let image = executable
+            .program
+            .image(&format!("{}:{token}", theirs.number()))
+            .map_err(|invalid| fail(Reason::CalledOff { reason: invalid.to_string() }))?;
         let spawning = Instant::now();
         let process = Command {
-            executable: &image.executable,
+            executable: &executable.file,
             arguments: &image.arguments,
             environment: &image.environment,
             directory: &image.directory,
-            inherit: theirs.as_fd(),
-            stderr: stderr.as_ref().map(AsFd::as_fd),
+            inherit: Some(theirs.as_fd()),
+            streams: [None, None, stderr.as_ref().map(AsFd::as_fd)],
             blocked: plan.config.blocked,
             parent: plan.config.parent,
+            group: Group::Ours,
         }
         .spawn()
-        .map_err(|error| fail(Reason::Spawn(spawn_error(error, &plan.config.program))))?;
+        .map_err(|error| fail(Reason::Spawn(spawn_error(error, executable))))?;
         let spawned = Instant::now();
         tracing::info!(generation, pid = process.pid(), "successor started");
 
+        let marks = Marks {
+            begun,
+            entered: spawned,
+            received: spawned,
+            timings: Timings { preflight, spawn: spawned - spawning, ..Timings::default() },
+        };
+        Self::new(plan, generation, inventory, process, ours, relay, marks, poller, clock)
+    }
+
+    /// Hands over to a process that somebody else has started, and that has the other end of the
+    /// channel.
+    pub(crate) fn adopt(
+        plan: Plan,
+        generation: u64,
+        inventory: Vec<(handover_proto::Item, Held)>,
+        process: Process,
+        channel: Channel,
+        poller: &Poller,
+        clock: Clock,
+    ) -> Result<Self, Box<Failure>> {
+        let begun = Instant::now();
+        tracing::info!(generation, pid = process.pid(), "a process takes over");
+        let marks = Marks { begun, entered: begun, received: begun, timings: Timings::default() };
+        Self::new(plan, generation, inventory, process, channel, None, marks, poller, clock)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that an attempt is made of")]
+    fn new(
+        plan: Plan,
+        generation: u64,
+        inventory: Vec<(handover_proto::Item, Held)>,
+        process: Process,
+        channel: Channel,
+        relay: Option<Relay>,
+        marks: Marks,
+        poller: &Poller,
+        clock: Clock,
+    ) -> Result<Self, Box<Failure>> {
         let (items, held): (Vec<_>, Vec<_>) = inventory.into_iter().unzip();
         let names: Vec<Name> = items.iter().map(|item| item.name.clone()).collect();
         let states =
             u32::try_from(plan.early.lock().map_or(0, |early| early.len())).unwrap_or(u32::MAX);
+        let probation = plan.options.probation.or(plan.config.probation);
         let config = PredecessorConfig {
             versions: Versions::OURS,
             pid: std::process::id(),
             generation,
-            ready_timeout: plan.config.ready_timeout,
+            ready_timeout: plan.options.ready_timeout.unwrap_or(plan.config.ready_timeout),
             commit_timeout: plan.config.commit_timeout,
-            probation: None,
-            answer_timeout: ANSWER_TIMEOUT,
+            probation: probation.filter(|probation| !probation.is_zero()),
+            answer_timeout: plan.config.answer_timeout,
         };
-        let inventory = Inventory { items, states, stderr: plan.config.capture_stderr };
+        let inventory = Inventory { items, states, stderr: relay.is_some() };
         let attempt = Self {
-            machine: Predecessor::new(config, inventory, clock.time(spawned)),
+            machine: Predecessor::new(config, inventory, clock.time(marks.entered)),
             generation,
             process,
             exit: None,
-            channel: Some(ours),
+            channel: Some(channel),
             buffer: vec![0; MAX_FRAME_BYTES + 1],
             unsent: None,
             full: false,
@@ -170,35 +234,63 @@ impl Attempt {
             items: names.into_iter().zip(held).collect(),
             claimed: HashSet::new(),
             stopping: false,
+            told_commit: false,
+            to_resume: false,
             states: Vec::new(),
+            received: Vec::new().into_iter(),
             writing: None,
             relay,
             called_off: None,
-            marks: Marks {
-                begun,
-                entered: spawned,
-                received: spawned,
-                timings: Timings { spawn: spawned - spawning, ..Timings::default() },
-            },
+            marks,
             plan,
             clock,
         };
-        attempt.register(poller).map_err(io("epoll")).map_err(|reason| {
+        attempt.register(poller).map_err(|source| {
             // Nobody would look after the process. What cannot be ended cannot be helped.
             let _ = attempt.process.end();
-            fail(reason)
+            let reason = Reason::Io { doing: "epoll", source };
+            Failure::before_spawn(generation, reason, attempt.marks.begun.elapsed())
         })?;
         Ok(attempt)
     }
 
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Where it stands, in a word.
+    pub(crate) fn phase(&self) -> handover_proto::Phase {
+        self.machine.phase()
+    }
+
+    /// How long ago it was begun.
+    pub(crate) fn age(&self) -> Duration {
+        self.marks.begun.elapsed()
+    }
+
+    /// When probation ends, if the successor is on it.
+    pub(crate) fn probation_end(&self) -> Option<Instant> {
+        self.machine.probation_end().map(|time| self.clock.instant(time))
+    }
+
     /// Whether it is not decided yet.
     pub(crate) fn is_under_way(&self) -> bool {
-        self.machine.phase() < handover_proto::Phase::Probation
+        self.machine.phase() < handover_proto::Phase::Served
+    }
+
+    /// Whether the successor serves and this process can still take back over.
+    pub(crate) fn is_on_probation(&self) -> bool {
+        self.machine.phase() == handover_proto::Phase::Probation
+    }
+
+    /// Whether it has come to nothing.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.machine.phase() == handover_proto::Phase::Failed
     }
 
     /// Whether it is over and the successor is gone: nothing holds on to it.
     pub(crate) fn is_over(&self) -> bool {
-        !self.is_under_way() && self.exit.is_some() && self.channel.is_none()
+        !self.is_under_way() && self.exit.is_some() && self.channel.is_none() && !self.to_resume
     }
 
     /// Whether calling it off is possible without ending a successor that may serve already.
@@ -225,6 +317,39 @@ impl Attempt {
         }
     }
 
+    /// Takes back over from a successor on probation.
+    pub(crate) fn roll_back(&mut self, reason: &str, now: Instant) {
+        self.machine.roll_back(reason, self.clock.time(now));
+    }
+
+    /// Ends probation.
+    pub(crate) fn confirm(&mut self, now: Instant) {
+        self.machine.confirm(self.clock.time(now));
+    }
+
+    /// Says how this process is, after [`Effect::Inquired`].
+    pub(crate) fn report(&mut self, number: u32, report: Report, poller: &Poller) {
+        self.machine.report(number, report, self.clock.time(Instant::now()));
+        while self.transmit(poller) {}
+    }
+
+    /// Passes a stop on when it is too late to call the upgrade off; returns whether the successor
+    /// gets it.
+    pub(crate) fn forward_stop(&mut self, drain: Option<Duration>, now: Instant) -> bool {
+        self.channel.is_some() && self.machine.forward_stop(drain, self.clock.time(now))
+    }
+
+    /// Accepts again, after [`Effect::Resume`].
+    pub(crate) fn resume(&mut self) {
+        for endpoint in self.endpoints() {
+            endpoint.gate().turn(Stance::Open);
+        }
+        self.to_resume = false;
+        if !self.is_under_way() {
+            self.items.clear();
+        }
+    }
+
     /// Passes a request for an upgrade on; returns whether the successor gets it.
     pub(crate) fn forward_upgrade(&mut self, now: Instant) -> bool {
         self.channel.is_some() && self.machine.forward_upgrade(self.clock.time(now))
@@ -238,10 +363,10 @@ impl Attempt {
 
     /// Does what can be done without waiting.
     pub(crate) fn step(&mut self, poller: &Poller, effects: &mut Vec<Effect>) {
-        self.receive(poller);
-        self.collect_states();
+        self.receive(poller, effects);
+        self.collect_states(effects);
         self.relay.iter_mut().for_each(|relay| relay.step(poller));
-        self.look_for_exit(poller);
+        self.look_for_exit(poller, effects);
         self.look_for_stop();
         self.machine.handle_timeout(self.clock.time(Instant::now()));
         while self.handle_events(poller, effects) || self.transmit(poller) {}
@@ -263,15 +388,17 @@ impl Attempt {
         Ok(())
     }
 
-    fn receive(&mut self, poller: &Poller) {
+    fn receive(&mut self, poller: &Poller, effects: &mut Vec<Effect>) {
         while let Some(channel) = &self.channel {
-            let received = channel.receive::<0>(&mut self.buffer);
+            let received = channel.receive::<1>(&mut self.buffer);
             let now = self.clock.time(Instant::now());
             match received {
                 Ok(Received::Frame { bytes, descriptors, descriptors_truncated: truncated }) => {
                     self.marks.received = self.clock.instant(now);
-                    let received = In { descriptors: descriptors.len(), truncated };
-                    self.machine.handle_frame(&self.buffer[..bytes], received, now);
+                    let came = In { descriptors: descriptors.len(), truncated };
+                    self.received = descriptors.into_iter();
+                    self.machine.handle_frame(&self.buffer[..bytes], came, now);
+                    while self.handle_events(poller, effects) {}
                 }
                 Ok(Received::Empty) => return,
                 Ok(Received::Closed) => {
@@ -295,13 +422,19 @@ impl Attempt {
     }
 
     /// Takes what the thread that writes states has ready.
-    fn collect_states(&mut self) {
+    fn collect_states(&mut self, effects: &mut Vec<Effect>) {
         loop {
             let Some((helping, writing)) = &self.writing else { return };
             let helping = *helping;
             let now = self.clock.time(Instant::now());
             match writing.next() {
                 Ok(Written::State(sealed)) => {
+                    effects.push(Effect::Event(Event::State {
+                        generation: self.generation,
+                        name: sealed.name.to_string(),
+                        bytes: sealed.bytes,
+                        late: helping == Helping::Late,
+                    }));
                     self.machine.state(sealed.name.clone(), sealed.version, sealed.bytes, now);
                     self.states.push(sealed);
                 }
@@ -328,7 +461,7 @@ impl Attempt {
         }
     }
 
-    fn look_for_exit(&mut self, poller: &Poller) {
+    fn look_for_exit(&mut self, poller: &Poller, effects: &mut Vec<Effect>) {
         if self.exit.is_some() {
             return;
         }
@@ -338,7 +471,7 @@ impl Attempt {
                 self.exit = Some(status);
                 poller.remove(&self.process);
                 // What it said before its end comes first.
-                self.receive(poller);
+                self.receive(poller, effects);
                 self.relay.iter_mut().for_each(|relay| relay.step(poller));
                 if self.machine.phase() == handover_proto::Phase::Served {
                     tracing::warn!(pid = self.pid(), ?status, "the successor has ended");
@@ -351,39 +484,80 @@ impl Attempt {
     /// Returns whether there was anything.
     fn handle_events(&mut self, poller: &Poller, effects: &mut Vec<Effect>) -> bool {
         let Some(event) = self.machine.poll_event() else { return false };
+        let generation = self.generation;
         match event {
             PredecessorEvent::Greeted { pid, software } => {
                 tracing::info!(pid, software, "successor speaks");
+                effects.push(Effect::Event(Event::Hello { generation, software }));
                 self.write_states(Helping::Early);
             }
-            PredecessorEvent::Entered(phase) => self.marks.entered(phase),
-            PredecessorEvent::Progress { text } => {
-                tracing::info!(generation = self.generation, text, "successor initialises");
-            }
-            PredecessorEvent::StopAccepting { claimed } => self.stop_accepting(claimed),
-            PredecessorEvent::ResumeAccepting => {
-                self.stopping = false;
-                for endpoint in self.endpoints() {
-                    endpoint.gate().turn(Stance::Open);
+            PredecessorEvent::Entered(phase) => {
+                self.marks.entered(phase);
+                if phase == handover_proto::Phase::Initialise {
+                    let descriptors = self.items.len() as u64;
+                    effects.push(Effect::Event(Event::Initialising { generation, descriptors }));
                 }
             }
-            PredecessorEvent::Kill => self.kill(),
-            // Without probation no state comes back, and nobody asks.
-            PredecessorEvent::TakeState { .. }
-            | PredecessorEvent::StopAsked { .. }
-            | PredecessorEvent::Inquired { .. } => {}
-            PredecessorEvent::Serving => {
-                self.let_go();
-                effects.push(Effect::Serving);
+            PredecessorEvent::Progress { text } => {
+                tracing::info!(generation, text, "successor initialises");
+                effects.push(Effect::Event(Event::Progress { generation, text }));
             }
+            PredecessorEvent::StopAccepting { claimed } => {
+                effects.push(Effect::Event(Event::Ready { generation }));
+                self.stop_accepting(claimed);
+            }
+            PredecessorEvent::TakeState { name, version, bytes } => {
+                let Some(fd) = self.received.next() else { return true };
+                match State::map(name.clone(), version, bytes, fd) {
+                    Ok(state) => effects.push(Effect::Returned(state)),
+                    Err(error) => {
+                        tracing::error!(%name, %error, "a state that came back cannot be read");
+                    }
+                }
+            }
+            PredecessorEvent::ResumeAccepting => {
+                self.stopping = false;
+                let told_commit = std::mem::take(&mut self.told_commit);
+                let reason = self.machine.cause().map(ToString::to_string).unwrap_or_default();
+                self.to_resume = true;
+                effects.push(Effect::Resume { told_commit, reason });
+            }
+            PredecessorEvent::Kill => {
+                if let Err(error) = self.process.kill() {
+                    // It is in another container, perhaps. Somebody has to serve: if it ever goes
+                    // on, it finds the word that it must not.
+                    let pid = self.pid();
+                    tracing::error!(pid, %error, "cannot end the successor, going on without");
+                    self.machine.handle_exited(self.clock.time(Instant::now()));
+                }
+            }
+            PredecessorEvent::Serving => {
+                let probation = self.machine.config().probation;
+                let probation_ms =
+                    probation.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX));
+                effects.push(Effect::Event(Event::Committed { generation, probation_ms }));
+                if probation.is_some() {
+                    effects.push(Effect::OnProbation);
+                }
+            }
+            PredecessorEvent::StopAsked { drain } => effects.push(Effect::StopAsked(drain)),
+            PredecessorEvent::Inquired { number } => effects.push(Effect::Inquired(number)),
             PredecessorEvent::Finished(outcome) => {
+                if outcome == Outcome::Succeeded {
+                    self.let_go();
+                    effects.push(Effect::Served);
+                }
+                let verdict = self.verdict(outcome);
                 self.stopping = false;
                 self.states.clear();
-                self.items.clear();
+                self.writing = None;
+                if !self.to_resume {
+                    self.items.clear();
+                }
                 if self.exit.is_some() {
                     self.disconnect(poller);
                 }
-                effects.push(Effect::Finished(self.verdict(outcome)));
+                effects.push(Effect::Finished(verdict));
             }
         }
         true
@@ -408,6 +582,7 @@ impl Attempt {
             return;
         }
         self.stopping = false;
+        self.told_commit = true;
         let stopped = Instant::now();
         self.marks.timings.commit = stopped - self.marks.received;
         self.machine.accepting_stopped(self.clock.time(stopped));
@@ -431,7 +606,7 @@ impl Attempt {
     fn endpoints(&self) -> impl Iterator<Item = &Arc<crate::listener::Endpoint>> {
         self.items.iter().filter_map(|(_, held)| match held {
             Held::Endpoint(endpoint) => Some(endpoint),
-            Held::Other(_) => None,
+            Held::Other(_) | Held::Line(_) => None,
         })
     }
 
@@ -442,12 +617,20 @@ impl Attempt {
             Helping::Late => &self.plan.late,
         };
         let providers = providers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if providers.is_empty() {
+        let hooks = &self.plan.config.hooks;
+        let tells = helping == Helping::Late && hooks.has_commit();
+        if providers.is_empty() && !tells {
             return false;
         }
+        let (hooks, commit) = (Arc::clone(hooks), Commit { generation: self.generation });
+        let before = move || {
+            if tells {
+                hooks.commit(&commit);
+            }
+        };
         let in_flight = Arc::clone(&self.plan.in_flight);
         let wake = Arc::clone(&self.plan.wake);
-        match write_all(providers, in_flight, self.plan.config.max_state_bytes, wake) {
+        match write_all(before, providers, in_flight, self.plan.config.max_state_bytes, wake) {
             Ok(writing) => self.writing = Some((helping, writing)),
             Err(source) => {
                 let reason = Reason::Io { doing: "a thread for the states", source };
@@ -515,7 +698,7 @@ impl Attempt {
                 return Verdict::Succeeded(Success { generation, pid, timings });
             }
             Outcome::Failed { phase, cause } => (phase.into(), cause),
-            Outcome::RolledBack { cause } => (Phase::Confirm, cause),
+            Outcome::RolledBack { cause } => (Phase::Probation, cause),
         };
         let reason = match cause {
             Cause::CalledOff { .. } | Cause::Exited => self.called_off.take(),
@@ -525,7 +708,7 @@ impl Attempt {
             }
             _ => None,
         };
-        Verdict::Failed(Box::new(Failure {
+        let failure = Box::new(Failure {
             generation: self.generation,
             pid: Some(pid),
             phase,
@@ -533,7 +716,12 @@ impl Attempt {
             exit_status: self.exit.flatten(),
             stderr: self.relay.as_ref().map_or_else(Vec::new, Relay::last_lines),
             timings,
-        }))
+        });
+        if phase == Phase::Probation {
+            Verdict::RolledBack(failure)
+        } else {
+            Verdict::Failed(failure)
+        }
     }
 }
 
@@ -544,7 +732,11 @@ impl Drop for Attempt {
     /// One that serves takes the end of the channel for the end of this process, which may have
     /// things to do without the library. So that end stays open until the kernel closes it.
     fn drop(&mut self) {
-        if self.machine.phase() == handover_proto::Phase::Served && self.exit.is_none() {
+        let serves = matches!(
+            self.machine.phase(),
+            handover_proto::Phase::Probation | handover_proto::Phase::Served
+        );
+        if serves && self.exit.is_none() {
             std::mem::forget(self.channel.take());
         }
         if self.is_under_way() && self.is_before_commit() && self.exit.is_none() {
@@ -567,18 +759,6 @@ impl Marks {
             // the way to `Serving` are one stretch.
             P::Confirm => self.timings.confirm = took,
             _ => {}
-        }
-    }
-}
-
-fn spawn_error(error: spawn::Error, program: &Program) -> SpawnError {
-    match error {
-        spawn::Error::Clone(source) => SpawnError::Process { source },
-        spawn::Error::Directory(source) => {
-            SpawnError::Directory { path: program.directory().to_owned(), source }
-        }
-        spawn::Error::Execute(source) => {
-            SpawnError::Execute { path: program.executable().to_owned(), source }
         }
     }
 }

@@ -7,15 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Check, Commands, Config};
+use crate::control::Policy;
 use crate::engine::{Shared, Stage};
 use crate::error::{Error, ErrorKind, WhoServes};
 use crate::handover::Handover;
-use crate::program::{CHANNEL, Overrides, Program};
+use crate::hooks::{Commit, Confirm, Hooks, Rollback};
+use crate::program::{CHANNEL, Invalid, Origin, Overrides, Program, validate_arguments};
 use crate::sys::poll::wait_readable;
 use crate::sys::signals::{self, SignalSet, Signals, has_other_threads, unblock};
 use crate::sys::spawn::Parent;
 use crate::verdict::{OnVerdict, Verdict};
+
+/// How long the check of an executable may take, unless set otherwise.
+pub const DEFAULT_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a successor may take to become ready, unless set otherwise.
 pub const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,6 +34,12 @@ pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How large one state may grow, unless set otherwise: 16 GiB.
 pub const DEFAULT_MAX_STATE_BYTES: u64 = 16 << 30;
+
+/// How long a successor on probation may take to answer, unless set otherwise.
+pub const DEFAULT_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How many generations may be alive at once, the one that serves included, unless set otherwise.
+pub const DEFAULT_MAX_GENERATIONS: u32 = 4;
 
 /// A signal, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,9 +83,35 @@ pub struct Builder {
     max_state_bytes: u64,
     pid_file: Option<PathBuf>,
     overrides: Overrides,
+    check: Option<Vec<OsString>>,
+    check_timeout: Duration,
     parent: SuccessorParent,
     capture_stderr: bool,
     on_verdict: Option<OnVerdict>,
+    hooks: Hooks,
+    probation: Option<Duration>,
+    answer_timeout: Duration,
+    max_generations: u32,
+    too_many: TooMany,
+    version: Option<String>,
+    control: Option<PathBuf>,
+    control_group: Option<u32>,
+    commands: Commands,
+    take_over: Option<PathBuf>,
+}
+
+/// The variable that names the control socket of a service to take over.
+const TAKE_OVER: &str = "HANDOVER_TAKE_OVER";
+
+/// What becomes of an upgrade when as many generations are alive as there may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TooMany {
+    /// It is refused, or waits if it was asked for by a signal or by somebody who would rather wait.
+    #[default]
+    Refuse,
+    /// The oldest generation is told to end at once: what it still has in flight is cut.
+    CutOldest,
 }
 
 /// Signals, the environment and the child processes are the whole process's: one at a time.
@@ -108,9 +145,21 @@ impl Default for Builder {
             max_state_bytes: DEFAULT_MAX_STATE_BYTES,
             pid_file: None,
             overrides: Overrides::default(),
+            check: None,
+            check_timeout: DEFAULT_CHECK_TIMEOUT,
             parent: SuccessorParent::default(),
             capture_stderr: true,
             on_verdict: None,
+            hooks: Hooks::default(),
+            probation: None,
+            answer_timeout: DEFAULT_ANSWER_TIMEOUT,
+            max_generations: DEFAULT_MAX_GENERATIONS,
+            too_many: TooMany::default(),
+            version: None,
+            control: None,
+            control_group: None,
+            commands: Commands::default(),
+            take_over: None,
         }
     }
 }
@@ -167,6 +216,9 @@ impl Builder {
 
     /// The executable of successors, instead of the path that this process was started by. A
     /// relative one is resolved against the directory that this process was started in.
+    ///
+    /// To be set where a script starts the service by `exec`, and successors are to go through the
+    /// script, too: a process cannot know of it.
     pub fn executable(mut self, path: impl Into<PathBuf>) -> Self {
         self.overrides.executable = Some(path.into());
         self
@@ -196,6 +248,33 @@ impl Builder {
         self
     }
 
+    /// Has an executable say whether it would come to serve, before a successor is started from it:
+    /// it is run with these arguments, the zeroth excluded, in place of the successor's. None unless
+    /// set.
+    ///
+    /// It has the environment and the working directory of a successor, an empty stdin, and nothing
+    /// of a handover. It is to look at its configuration, say what is wrong with it, and exit: with
+    /// zero if a successor may be started. Otherwise, or after [`check_timeout`](Self::check_timeout),
+    /// the upgrade fails, and its verdict has the exit status and the last lines of what was written
+    /// to stdout and stderr. These are written to this process's stderr as well.
+    ///
+    /// What is checked is what is started, even if another file is put in its place meanwhile. The
+    /// one exception is a script: it is executed by its path, so if that leads to another one by
+    /// then, the upgrade fails. What is not kept is the configuration: it is read again.
+    ///
+    /// While it is checked no listener can be claimed, as during the rest of an upgrade.
+    pub fn check<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.check = Some(arguments.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// How long a [`check`](Self::check) may take; it is killed then, with all that it has started.
+    /// [`DEFAULT_CHECK_TIMEOUT`] unless set.
+    pub fn check_timeout(mut self, timeout: Duration) -> Self {
+        self.check_timeout = timeout;
+        self
+    }
+
     /// Whose child a successor is.
     pub fn successor_parent(mut self, parent: SuccessorParent) -> Self {
         self.parent = parent;
@@ -222,6 +301,121 @@ impl Builder {
         self
     }
 
+    /// How long a successor is on probation once it serves; not at all unless set.
+    ///
+    /// In that time this process accepts nothing, but keeps its listeners and its state. If the
+    /// successor exits, crashes, does not answer or says that it is
+    /// [unhealthy](crate::Handle::unhealthy), or if an operator says so, this process accepts again,
+    /// and the verdict is [`Verdict::RolledBack`]. What the kernel has queued meanwhile is served;
+    /// what a successor that crashed had accepted is lost with it. Probation ends early when the
+    /// successor [confirms](crate::Handle::confirm).
+    pub fn probation(mut self, probation: Duration) -> Self {
+        self.probation = Some(probation);
+        self
+    }
+
+    /// How long a successor on probation may take to answer this process, before it counts as hung
+    /// and is rolled back. The library answers in the waiter: in a program without a runtime that is
+    /// [`Running::wait`](crate::Running::wait), else a task, so a runtime whose threads are all
+    /// blocked does not answer. [`DEFAULT_ANSWER_TIMEOUT`] unless set.
+    pub fn answer_timeout(mut self, timeout: Duration) -> Self {
+        self.answer_timeout = timeout;
+        self
+    }
+
+    /// Called in the predecessor when a successor is ready and this process has stopped accepting
+    /// for it, before late states are written and before the successor serves: the place to stop
+    /// timers, consumers and whatever else only one process may do.
+    ///
+    /// Hooks run in a thread of their own, and the handover waits for them, within the commit
+    /// timeout.
+    pub fn on_commit(mut self, hook: impl FnMut(&Commit) + Send + 'static) -> Self {
+        self.hooks.set_commit(Box::new(hook));
+        self
+    }
+
+    /// Called when a commit is taken back, in both processes: in the successor before it says that it
+    /// has stopped, to stop what it does; in the predecessor before it accepts again, to go on with
+    /// what it did before. States that the successor sent back are there by then
+    /// ([`Handle::late_state`](crate::Handle::late_state)).
+    ///
+    /// A successor has a second for it before it is killed; a predecessor accepts after the commit
+    /// timeout at the latest.
+    pub fn on_rollback(mut self, hook: impl FnMut(&Rollback) + Send + 'static) -> Self {
+        self.hooks.set_rollback(Box::new(hook));
+        self
+    }
+
+    /// Called when a commit cannot be taken back any more, in both processes. Nothing waits for it.
+    pub fn on_confirm(mut self, hook: impl FnMut(&Confirm) + Send + 'static) -> Self {
+        self.hooks.set_confirm(Box::new(hook));
+        self
+    }
+
+    /// How many generations may be alive at once, the one that serves included: those that drain
+    /// hold memory and connections. At least 2. [`DEFAULT_MAX_GENERATIONS`] unless set.
+    pub fn max_generations(mut self, generations: u32) -> Self {
+        self.max_generations = generations.max(2);
+        self
+    }
+
+    /// What becomes of an upgrade when there are as many as that.
+    pub fn when_too_many(mut self, what: TooMany) -> Self {
+        self.too_many = what;
+        self
+    }
+
+    /// The path of the control socket: a Unix stream socket by which operators ask this service for
+    /// upgrades and the like, by `handover upgrade --socket PATH` for one. There is none unless set.
+    ///
+    /// Only this process's user and root may connect. The socket is handed over with everything else,
+    /// so it is always there; a stale one is replaced. See [`control`](crate::control).
+    pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
+        self.control = Some(path.into());
+        self
+    }
+
+    /// Lets the members of a group, by its number, use the control socket as well. Whoever may use it
+    /// may run any program as the user of this service.
+    pub fn control_group(mut self, group: u32) -> Self {
+        self.control_group = Some(group);
+        self
+    }
+
+    /// A command of the application's own for the control socket. A client asks for it by
+    /// `{"request":NAME}`; what else the object has are the arguments, and what the command returns
+    /// is the answer. It runs in a thread of its own.
+    ///
+    /// A name that the library has for itself has no effect: see
+    /// [`Request::NAMES`](crate::control::Request::NAMES).
+    pub fn command<E: fmt::Display>(
+        mut self,
+        name: impl Into<String>,
+        run: impl Fn(&serde_json::Value) -> Result<serde_json::Value, E> + Send + Sync + 'static,
+    ) -> Self {
+        let run = move |arguments: &_| run(arguments).map_err(|error| error.to_string());
+        self.commands.0.insert(name.into(), Arc::new(run));
+        self
+    }
+
+    /// Becomes the successor of the service whose control socket is at this path, if one runs there,
+    /// although that has not started this process. The variable `HANDOVER_TAKE_OVER` does the same,
+    /// and comes first.
+    ///
+    /// For supervisors that insist on starting processes themselves, blue and green units, and other
+    /// containers that share the folder of the socket. The service must allow this process's user to
+    /// use its control socket.
+    pub fn take_over(mut self, path: impl Into<PathBuf>) -> Self {
+        self.take_over = Some(path.into());
+        self
+    }
+
+    /// The version of the application, to be shown with its generation.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
     /// Starts: installs the signal handlers and, in a successor, takes over what the predecessor
     /// hands over.
     ///
@@ -243,16 +437,27 @@ impl Builder {
             return Err(Error::new(ErrorKind::AlreadyStarted, WhoServes::Unchanged));
         }
         let mut started = Started { shared: None };
-        self.check()?;
+        self.validate().map_err(|error| fail(error.into()))?;
         let variable = crate::sys::environment::take(CHANNEL);
-        let program =
-            Program::of_this_process(self.overrides).map_err(io("the working directory"))?;
+        // Not for what this process starts: each has a channel of its own.
+        let take_over = crate::sys::environment::take(TAKE_OVER);
+        let take_over = take_over.map(PathBuf::from).or(self.take_over);
+        let origin = if variable.is_some() { Origin::Predecessor } else { Origin::Unknown };
+        let program = Program::of_this_process(origin, &self.overrides)
+            .map_err(io("the working directory"))?;
+        if origin == Origin::Predecessor {
+            program.name_this_process();
+        }
 
         let upgrade: Vec<i32> = self.upgrade_signals.iter().map(|signal| signal.0).collect();
         let stop: Vec<i32> = self.stop_signals.iter().map(|signal| signal.0).collect();
-        let mut blocked = SignalSet::blocked();
+        let (mut blocked, mut blocked_in_check) = (SignalSet::blocked(), SignalSet::blocked());
         let handled: Vec<i32> = upgrade.iter().chain(&stop).copied().collect();
-        handled.iter().for_each(|signal| blocked.insert(*signal));
+        for signal in &handled {
+            blocked.insert(*signal);
+            // A predecessor has blocked them for us.
+            blocked_in_check.remove(*signal);
+        }
         let signals = Signals::install(&upgrade, &stop)
             .map_err(|source| fail(ErrorKind::Signal { source }))?;
         // A predecessor has blocked them for the time before the handlers stood.
@@ -266,6 +471,11 @@ impl Builder {
 
         let config = Config {
             program,
+            check: self.check.map(|arguments| Check {
+                arguments,
+                timeout: self.check_timeout,
+                blocked: blocked_in_check,
+            }),
             parent: match self.parent {
                 SuccessorParent::Predecessor => Parent::Us,
                 SuccessorParent::Supervisor => Parent::Ours,
@@ -278,9 +488,18 @@ impl Builder {
             max_state_bytes: self.max_state_bytes,
             pid_file: self.pid_file,
             on_verdict: self.on_verdict,
+            hooks: Arc::new(self.hooks),
+            probation: self.probation,
+            answer_timeout: self.answer_timeout,
+            max_generations: self.max_generations,
+            cut_oldest: self.too_many == TooMany::CutOldest,
+            version: self.version,
+            control: self.control,
+            control_policy: Policy { group: self.control_group },
+            commands: self.commands,
         };
         let shared =
-            Arc::new(Shared::new(config, signals, variable).map_err(io("epoll or eventfd"))?);
+            Arc::new(Shared::new(config, signals, variable, take_over.as_deref()).map_err(fail)?);
         started.shared = Some(Arc::clone(&shared));
         loop {
             let (stage, deadline) = shared.step();
@@ -293,31 +512,19 @@ impl Builder {
                 | Stage::Committing
                 | Stage::Serving
                 | Stage::Draining
-                | Stage::Done => return Ok(Handover::new(shared, started)),
+                | Stage::Done => {
+                    shared.lock().open_control()?;
+                    return Ok(Handover::new(shared, started));
+                }
             }
         }
     }
 
     /// Finds out now what would fail every upgrade.
-    fn check(&self) -> Result<(), Error> {
-        let fail = |kind| Err(Error::new(kind, WhoServes::Nobody));
-        if self.overrides.arguments.iter().flatten().any(has_nul) {
-            return fail(ErrorKind::NulByte { what: "an argument for successors".into() });
-        }
-        for (name, value) in &self.overrides.environment {
-            if has_nul(name) || value.as_ref().is_some_and(has_nul) {
-                return fail(ErrorKind::NulByte { what: "a variable for successors".into() });
-            }
-            if name.is_empty() || name.as_encoded_bytes().contains(&b'=') {
-                return fail(ErrorKind::VariableName { name: name.display().to_string() });
-            }
-        }
-        Ok(())
+    fn validate(&self) -> Result<(), Invalid> {
+        self.overrides.validate()?;
+        validate_arguments(self.check.iter().flatten(), "an argument for the check")
     }
-}
-
-fn has_nul(text: &OsString) -> bool {
-    text.as_encoded_bytes().contains(&0)
 }
 
 impl fmt::Debug for Builder {

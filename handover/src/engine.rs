@@ -3,31 +3,47 @@
 //! The engine never waits. It has a descriptor that is readable when there is something to do and
 //! a deadline by which to come back; a waiter, blocking or in a runtime, calls [`Shared::step`].
 
+mod operator;
+mod rollback;
 mod shared;
 mod status;
+mod upgrades;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use handover_proto::control::Event;
 use handover_proto::{CommittedBy, Failure as ProtoFailure};
 
-use crate::attempt::{self, Attempt, Plan};
+use crate::attempt::{Attempt, Plan};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Drained, InFlight};
 use crate::error::{Error, ErrorKind, WhoServes};
 use crate::gate::Stance;
+use crate::hooks::{Confirm, Job};
+use crate::lines::{self, Lines};
 use crate::link::{self, Link};
 use crate::pidfile::PidFile;
+use crate::preflight::Preflight;
+use crate::previous::{Own, Previous};
 use crate::registry::Registry;
+use crate::request::Wanted;
 use crate::state::{Providers, State};
 use crate::sys::poll::{Poller, Wake};
 use crate::sys::signals::{Mode, Signals};
-use crate::verdict::{Failure, Phase, Reason, Verdict};
+use crate::verdict::{Failure, Reason, Verdict};
 
+use operator::Operators;
+use rollback::{Resuming, SteppingBack};
 pub(crate) use shared::Shared;
 pub use status::Ending;
 pub(crate) use status::{Stage, Status, Ticket};
+pub(crate) use upgrades::Taker;
+
+/// How long a process that is done waits for operators to take what they are told last.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Engine {
     config: Arc<Config>,
@@ -37,6 +53,8 @@ pub(crate) struct Engine {
     in_flight: Arc<InFlight>,
     signals: Signals,
     stage: Stage,
+    /// When this process began to serve, or to drain.
+    since: Instant,
     pub(crate) generation: u64,
     pub(crate) is_successor: bool,
     pub(crate) registry: Registry,
@@ -44,12 +62,39 @@ pub(crate) struct Engine {
     pub(crate) late_states: Vec<State>,
     pub(crate) early: Providers,
     pub(crate) late: Providers,
+    /// The tie to the predecessor, until the handover is done.
     link: Option<Link>,
+    /// The ties to all that are older and drain.
+    lines: Lines,
+    /// What a rollback goes back to.
+    previous: Option<Previous>,
+    preflight: Option<Preflight>,
     attempt: Option<Attempt>,
-    tickets: Vec<Ticket>,
-    upgrade_pending: bool,
+    /// Successors that were rolled back and drain.
+    departing: Vec<Attempt>,
+    /// What the attempt is for.
+    current: Option<Wanted>,
+    /// What was asked for and has its turn later.
+    queue: VecDeque<Wanted>,
+    /// An upgrade was asked for by a signal, once or more often.
+    signalled: bool,
+    /// The last number that a successor had that served.
+    last_generation: u64,
+    /// It was said that there are too many generations for another.
+    told_too_many: bool,
+    resuming: Option<Resuming>,
+    stepping_back: Option<SteppingBack>,
+    operators: Operators,
+    /// What this process is, for a successor that goes back to it.
+    own: Option<Own>,
+    /// When the probation of this process ends, as far as it knows.
+    probation_end: Option<Instant>,
+    /// The successor has been told of the stop that it is to honour.
+    stop_passed_on: bool,
     stops: u32,
     stop_requested: bool,
+    /// How long the drain may take, if less than usual.
+    drain_limit: Option<Duration>,
     ending: Option<Ending>,
     drain_deadline: Option<Instant>,
     drained: Option<Drained>,
@@ -57,6 +102,10 @@ pub(crate) struct Engine {
     failure: Option<Error>,
     /// What is told once the lock is released.
     verdicts: Vec<(Verdict, Vec<Ticket>)>,
+    /// What has happened and operators were not told of.
+    events: Vec<Event>,
+    /// What has happened and the application is not told of.
+    told: Vec<Event>,
 }
 
 impl Engine {
@@ -69,6 +118,7 @@ impl Engine {
         signals: Signals,
         link: Option<Link>,
     ) -> Self {
+        let generation = link.as_ref().map_or(1, Link::generation);
         Self {
             config: Arc::clone(config),
             clock,
@@ -77,7 +127,8 @@ impl Engine {
             in_flight: Arc::clone(in_flight),
             signals,
             stage: if link.is_some() { Stage::Adopting } else { Stage::Claiming },
-            generation: link.as_ref().map_or(1, Link::generation),
+            since: Instant::now(),
+            generation,
             is_successor: link.is_some(),
             registry: Registry::default(),
             early_states: Vec::new(),
@@ -85,17 +136,33 @@ impl Engine {
             early: Providers::default(),
             late: Providers::default(),
             link,
+            lines: Lines::default(),
+            previous: None,
+            preflight: None,
             attempt: None,
-            tickets: Vec::new(),
-            upgrade_pending: false,
+            departing: Vec::new(),
+            current: None,
+            queue: VecDeque::new(),
+            signalled: false,
+            last_generation: generation,
+            told_too_many: false,
+            resuming: None,
+            stepping_back: None,
+            operators: Operators::default(),
+            own: Own::of_this_process(config.program.executable()),
+            probation_end: None,
+            stop_passed_on: false,
             stops: 0,
             stop_requested: false,
+            drain_limit: None,
             ending: None,
             drain_deadline: None,
             drained: None,
             pid_file: None,
             failure: None,
             verdicts: Vec::new(),
+            events: Vec::new(),
+            told: Vec::new(),
         }
     }
 
@@ -103,16 +170,21 @@ impl Engine {
         Status {
             stage: self.stage,
             ending: self.ending,
-            predecessor_gone: self.link.as_ref().is_none_or(|link| !link.is_connected()),
+            predecessor_gone: self.link.is_none() && self.lines.is_empty(),
+            confirmed: self.stage >= Stage::Serving && self.link.is_none(),
             drained: self.drained,
         }
     }
 
     pub(crate) fn who_serves(&self) -> WhoServes {
         match self.stage {
+            Stage::Serving if self.stands_by() => WhoServes::Successor,
             Stage::Serving => WhoServes::ThisProcess,
             Stage::Draining | Stage::Done if self.ending == Some(Ending::HandedOver) => {
                 WhoServes::Successor
+            }
+            Stage::Draining | Stage::Done if self.ending == Some(Ending::RolledBack) => {
+                WhoServes::Predecessor
             }
             Stage::Adopting | Stage::Claiming | Stage::Committing | Stage::Failed
                 if self.link.as_ref().is_some_and(Link::is_connected) =>
@@ -121,6 +193,11 @@ impl Engine {
             }
             _ => WhoServes::Nobody,
         }
+    }
+
+    /// Whether a successor on probation serves in this process's place.
+    fn stands_by(&self) -> bool {
+        self.attempt.as_ref().is_some_and(Attempt::is_on_probation)
     }
 
     pub(crate) fn error(&self, kind: ErrorKind) -> Error {
@@ -137,7 +214,9 @@ impl Engine {
     }
 
     pub(crate) fn upgrade_is_under_way(&self) -> bool {
-        self.attempt.as_ref().is_some_and(Attempt::is_under_way)
+        self.preflight.is_some()
+            || self.attempt.as_ref().is_some_and(Attempt::is_under_way)
+            || self.resuming.is_some()
     }
 
     pub(crate) fn progress(&mut self, text: String, more: Option<Duration>) {
@@ -187,6 +266,7 @@ impl Engine {
 
     /// Nobody will step any more.
     pub(crate) fn abandon(&mut self) {
+        self.preflight = None;
         self.signals.abandon();
     }
 
@@ -198,26 +278,27 @@ impl Engine {
     /// Does what can be done without waiting.
     fn step(&mut self) {
         self.wake.clear();
-        let mut effects = Vec::new();
-        if let Some(link) = &mut self.link {
-            link.step(&self.poller, &mut effects);
-        }
-        for effect in effects {
-            self.handle_link(effect);
-        }
-        if let Some(link) = &mut self.link {
-            link.flush(&self.poller);
-        }
+        self.step_link();
+        self.step_lines();
         self.take_signals();
+        self.step_preflight();
         self.step_attempt();
+        self.step_departing();
+        self.step_resuming();
+        self.step_back();
+        self.step_operators();
         self.act();
         self.step_drain();
+        self.flush_operators();
     }
 
     fn deadline(&self) -> Option<Instant> {
         [
             self.link.as_ref().and_then(Link::deadline),
+            self.preflight.as_ref().and_then(Preflight::deadline),
             self.attempt.as_ref().and_then(Attempt::deadline),
+            self.resuming.as_ref().map(Resuming::deadline),
+            self.operators.deadline(),
             self.drain_deadline.filter(|_| self.stage == Stage::Draining),
         ]
         .into_iter()
@@ -225,23 +306,52 @@ impl Engine {
         .min()
     }
 
+    fn step_link(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let mut effects = Vec::new();
+        link.step(&self.poller, &mut effects);
+        for effect in effects {
+            self.handle_link(effect);
+        }
+        if let Some(link) = &mut self.link {
+            link.flush(&self.poller);
+        }
+        // Before `ready()` a link that is cut says that nobody else is there to serve.
+        if self.stage >= Stage::Serving && self.link.as_ref().is_some_and(|l| !l.is_connected()) {
+            self.link = None;
+        }
+    }
+
     fn handle_link(&mut self, effect: link::Effect) {
         match effect {
-            link::Effect::Inherited(item, fd) => self.registry.inherit(item, fd),
+            link::Effect::Inherited(item, fd) => self.inherit(item, fd),
             link::Effect::State { state, late: false } => self.early_states.push(state),
             link::Effect::State { state, late: true } => self.late_states.push(state),
             link::Effect::Adopted => {
                 self.generation = self.link.as_ref().map_or(1, Link::generation);
+                self.last_generation = self.generation;
                 self.stage = Stage::Claiming;
             }
+            // The predecessor died before it took back over, and the listeners are let go of already.
+            link::Effect::Committed(CommittedBy::Orphaned) | link::Effect::Confirmed
+                if self.ending == Some(Ending::RolledBack) =>
+            {
+                tracing::error!("the predecessor is gone after all: nobody serves");
+            }
             link::Effect::Committed(by) => {
-                if let CommittedBy::Predecessor { upgrade_pending, .. } = by {
-                    self.upgrade_pending |= upgrade_pending;
+                if let CommittedBy::Predecessor { upgrade_pending, probation } = by {
+                    self.signalled |= upgrade_pending;
+                    if let Some(probation) = probation {
+                        tracing::info!(?probation, "on probation");
+                        self.probation_end = Instant::now().checked_add(probation);
+                    }
                 }
                 self.serve();
             }
+            link::Effect::Confirmed => self.confirmed(),
             link::Effect::Upgrade => self.want_upgrade(),
-            link::Effect::StopServing(reason) => self.step_back(&reason),
+            link::Effect::Stop(drain) => self.want_stop(drain),
+            link::Effect::StopServing(reason) => self.begin_step_back(reason),
             link::Effect::PredecessorGone => tracing::info!("the predecessor is gone"),
             link::Effect::Failed(failure) => {
                 self.failure = Some(self.error(failure_kind(failure)));
@@ -250,12 +360,66 @@ impl Engine {
         }
     }
 
+    fn inherit(&mut self, item: handover_proto::Item, fd: std::os::fd::OwnedFd) {
+        let Some(fd) = self.lines.inherit(&item, fd, &self.poller) else { return };
+        let Some(fd) = Previous::inherit(&mut self.previous, &item, fd) else { return };
+        self.registry.inherit(item, fd);
+    }
+
+    /// The predecessor cannot take back over: what is left of it is like what is left of others.
+    fn confirmed(&mut self) {
+        self.probation_end = None;
+        let generation = self.generation;
+        tracing::info!(generation, "confirmed");
+        self.events.push(Event::Confirmed { generation });
+        self.confirm_hook(generation, WhoServes::ThisProcess);
+        if let Some(link) = self.link.take() {
+            // Older than this one, and by its number if there was no rollback; it will say.
+            let theirs = link.predecessor();
+            if let Some(channel) = link.into_line() {
+                self.lines.add(theirs, channel, &self.poller);
+                self.lines.inquire(&self.poller);
+            }
+        }
+        self.operators.confirmed(generation);
+        // What was asked for meanwhile can be done.
+        self.wake.set();
+    }
+
+    fn confirm_hook(&self, generation: u64, who_serves: WhoServes) {
+        if self.config.hooks.has_confirm() {
+            let hooks = Arc::clone(&self.config.hooks);
+            let confirm = Confirm { generation, who_serves };
+            // Nobody waits for it.
+            let _ = Job::start(&self.wake, move || hooks.confirm(&confirm));
+        }
+    }
+
+    fn step_lines(&mut self) {
+        let mut effects = Vec::new();
+        self.lines.step(&self.poller, &mut effects);
+        for effect in effects {
+            match effect {
+                lines::Effect::Upgrade => self.want_upgrade(),
+                lines::Effect::Stop(drain) => self.want_stop(drain),
+                lines::Effect::Gone { generation } => {
+                    tracing::info!(generation, "an older generation has ended");
+                    self.events.push(Event::Gone { generation });
+                    self.told_too_many = false;
+                }
+            }
+        }
+    }
+
     /// This process serves, from here on.
     fn serve(&mut self) {
         self.stage = Stage::Serving;
+        self.since = Instant::now();
+        self.stepping_back = None;
         for endpoint in self.registry.endpoints() {
             endpoint.open();
         }
+        self.permit_operators();
         if let Some(file) = self.pid_file.take() {
             file.publish();
         }
@@ -264,7 +428,9 @@ impl Engine {
             link.flush(&self.poller);
             link.restore_stderr();
         }
-        tracing::info!(generation = self.generation, "serving");
+        let (generation, pid) = (self.generation, std::process::id());
+        tracing::info!(generation, "serving");
+        self.events.push(Event::Serving { generation, pid });
     }
 
     fn take_signals(&mut self) {
@@ -281,34 +447,6 @@ impl Engine {
         }
     }
 
-    /// An upgrade was asked for: it is remembered until somebody has done it. While another one is
-    /// under way, the machine passes it on with the commit; if there is none, it is done here.
-    fn want_upgrade(&mut self) {
-        self.upgrade_pending = true;
-        if let Some(attempt) = &mut self.attempt
-            && attempt.forward_upgrade(Instant::now())
-        {
-            tracing::info!("a request for an upgrade is passed on to the successor");
-        } else if self.stage >= Stage::Draining {
-            tracing::warn!("an upgrade was asked of a process that does not serve any more");
-        }
-    }
-
-    fn step_attempt(&mut self) {
-        let Some(attempt) = &mut self.attempt else { return };
-        let mut effects = Vec::new();
-        attempt.step(&self.poller, &mut effects);
-        for effect in effects {
-            match effect {
-                attempt::Effect::Serving => self.drain(Ending::HandedOver),
-                attempt::Effect::Finished(verdict) => self.conclude(verdict),
-            }
-        }
-        if let Some(mut attempt) = self.attempt.take_if(|attempt| attempt.is_over()) {
-            attempt.detach(&self.poller);
-        }
-    }
-
     /// Acts on what was asked for, if it can be done now.
     fn act(&mut self) {
         match self.stage {
@@ -320,8 +458,8 @@ impl Engine {
                 self.stop_requested |= self.stops > 0;
                 if self.stop_requested {
                     self.stop();
-                } else if self.upgrade_pending && self.attempt.is_none() {
-                    self.upgrade();
+                } else {
+                    self.begin_next();
                 }
             }
             Stage::Adopting
@@ -333,118 +471,139 @@ impl Engine {
         }
     }
 
-    fn upgrade(&mut self) {
-        self.upgrade_pending = false;
-        let plan = Plan {
-            config: Arc::clone(&self.config),
-            early: Arc::clone(&self.early),
-            late: Arc::clone(&self.late),
-            in_flight: Arc::clone(&self.in_flight),
-            wake: Arc::clone(&self.wake),
-        };
-        let inventory = self.registry.inventory();
-        match Attempt::begin(
-            plan,
-            self.generation.saturating_add(1),
-            inventory,
-            &self.poller,
-            self.clock,
-        ) {
-            Ok(attempt) => {
-                self.attempt = Some(attempt);
-                // What the machine has to say already, and the deadline, are looked at before the
-                // next wait.
-                self.step_attempt();
-            }
-            Err(failure) => self.conclude(Verdict::Failed(failure)),
+    /// A stop was asked for, with a drain that is limited to that time.
+    fn want_stop(&mut self, drain: Option<Duration>) {
+        if let Some(drain) = drain {
+            let limit = self.drain_limit.map_or(drain, |limit| limit.min(drain));
+            self.drain_limit = Some(limit);
         }
-    }
-
-    fn conclude(&mut self, verdict: Verdict) {
-        match &verdict {
-            Verdict::Succeeded(success) => {
-                tracing::info!(generation = success.generation, pid = success.pid, "handed over");
-                // It went along with the commit.
-                self.upgrade_pending = false;
-            }
-            Verdict::Failed(failure) => {
-                let source = std::error::Error::source(failure).map(ToString::to_string);
-                tracing::error!(%failure, source, "upgrade failed, this process serves on");
-                // The successor may have come as far as putting its own name there.
-                if let Some(path) = self.config.pid_file.as_deref()
-                    && failure.phase == Phase::Confirm
-                {
-                    PidFile::restore(path);
-                }
+        self.stop_requested = true;
+        if drain.is_some_and(|drain| drain.is_zero()) {
+            self.stops = self.stops.max(2);
+        }
+        if self.stage == Stage::Draining {
+            self.set_drain_deadline();
+            if self.ending == Some(Ending::Stopped)
+                && let Some(drain) = drain
+            {
+                self.lines.stop(drain, &self.poller);
             }
         }
-        self.verdicts.push((verdict, std::mem::take(&mut self.tickets)));
-        // If an upgrade or a stop was asked for meanwhile, it is done now and not at the next
-        // occasion.
-        self.wake.set();
     }
 
     fn stop(&mut self) {
         let now = Instant::now();
         let in_a_hurry = self.stops > 1;
+        if let Some(preflight) = &mut self.preflight {
+            preflight.abort(Reason::Stopping);
+            // Killed, it is gone in a moment.
+            if !in_a_hurry {
+                return;
+            }
+        }
         if let Some(attempt) = &mut self.attempt
             && attempt.is_under_way()
         {
+            if attempt.is_on_probation() {
+                // It is this process that is to go, and the successor serves.
+                attempt.confirm(now);
+                return self.step_attempt();
+            }
             if in_a_hurry {
                 attempt.kill();
             } else if attempt.is_before_commit() {
                 attempt.abort(Reason::Stopping, now);
+            } else if !std::mem::replace(&mut self.stop_passed_on, true) {
+                attempt.forward_stop(self.drain_limit, now);
             }
             // The successor is on its way out, or about to serve: then there is nothing to stop.
             if !in_a_hurry {
                 return;
             }
         }
+        if self.resuming.is_some() && !in_a_hurry {
+            return;
+        }
+        let drain = self.drain_timeout();
+        if let Some(link) = &mut self.link {
+            link.stop(Some(drain), &self.poller);
+        }
+        self.lines.stop(if in_a_hurry { Duration::ZERO } else { drain }, &self.poller);
         for endpoint in self.registry.endpoints() {
             endpoint.retire();
         }
         self.drain(Ending::Stopped);
     }
 
-    /// The predecessor takes back over: what is queued is its own again.
-    fn step_back(&mut self, reason: &str) {
-        tracing::warn!(reason, "the predecessor takes back over");
-        for endpoint in self.registry.endpoints() {
-            endpoint.end();
-        }
-        if let Some(link) = &mut self.link {
-            link.stopped(&self.poller);
-        }
-        self.drain(Ending::RolledBack);
+    fn drain_timeout(&self) -> Duration {
+        let usual = self.config.drain_timeout;
+        self.drain_limit.map_or(usual, |limit| limit.min(usual))
+    }
+
+    fn set_drain_deadline(&mut self) {
+        let deadline = Instant::now().checked_add(self.drain_timeout());
+        self.drain_deadline = match (self.drain_deadline, deadline) {
+            (Some(before), Some(now)) => Some(before.min(now)),
+            (before, now) => before.or(now),
+        };
     }
 
     fn drain(&mut self, ending: Ending) {
-        tracing::info!(?ending, in_flight = self.in_flight.active(), "draining");
+        let in_flight = self.in_flight.active();
+        tracing::info!(?ending, in_flight, "draining");
         self.stage = Stage::Draining;
+        self.since = Instant::now();
         self.ending = Some(ending);
         self.in_flight.begin_drain();
         self.registry.forget_inherited();
-        self.drain_deadline = Instant::now().checked_add(self.config.drain_timeout);
-        // After a handover their verdict follows; else nothing comes of what was asked for.
-        if ending != Ending::HandedOver && !self.tickets.is_empty() {
-            let verdict = Verdict::Failed(self.not_begun(Reason::NotServing));
-            self.verdicts.push((verdict, std::mem::take(&mut self.tickets)));
+        self.previous = None;
+        if ending != Ending::Stopped {
+            // Another process has them, or has never lost them.
+            self.lines.hand_over(&self.poller);
         }
+        self.set_drain_deadline();
+        self.events.push(Event::Draining {
+            generation: self.generation,
+            ending: ending.to_string(),
+            in_flight,
+            timeout_ms: u64::try_from(self.drain_timeout().as_millis()).unwrap_or(u64::MAX),
+        });
+        self.give_up_queue();
+        let timeout = self.drain_timeout();
+        self.operators.draining(ending, in_flight, timeout);
     }
 
     fn step_drain(&mut self) {
-        if self.stage != Stage::Draining {
+        if self.stage != Stage::Draining || self.stepping_back.is_some() {
             return;
         }
-        let late = self.drain_deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if !(late || self.stops > 1 || self.in_flight.is_idle()) {
+        let in_a_hurry = self.stops > 1;
+        if in_a_hurry && self.ending == Some(Ending::Stopped) {
+            self.lines.stop(Duration::ZERO, &self.poller);
+        }
+        let now = Instant::now();
+        let late = self.drain_deadline.is_some_and(|deadline| now >= deadline);
+        if !(late || in_a_hurry || self.in_flight.is_idle()) {
             return;
         }
-        let drained = self.in_flight.drained();
-        tracing::info!(finished = drained.finished, cut = drained.cut, "drained");
-        self.drained = Some(drained);
+        if self.drained.is_none() {
+            let drained = self.in_flight.drained();
+            let (finished, cut) = (drained.finished, drained.cut);
+            tracing::info!(finished, cut, "drained");
+            self.drained = Some(drained);
+            self.events.push(Event::Drained { generation: self.generation, finished, cut });
+            // Whoever asked for something is told the end of it.
+            self.flush_operators();
+            self.drain_deadline = now.checked_add(FAREWELL_TIMEOUT);
+            if !self.operators.is_flushed() && !in_a_hurry {
+                return;
+            }
+        } else if !(late || in_a_hurry || self.operators.is_flushed()) {
+            return;
+        }
         self.stage = Stage::Done;
         self.signals.set_mode(Mode::Finished);
+        self.operators.close();
         if self.ending == Some(Ending::Stopped)
             && let Some(path) = &self.config.pid_file
         {
@@ -452,20 +611,23 @@ impl Engine {
         }
     }
 
-    /// Why an upgrade cannot be asked for now.
-    fn refusal(&self) -> Option<Verdict> {
-        let reason = if self.stage != Stage::Serving || self.stop_requested {
-            Reason::NotServing
-        } else if self.upgrade_is_under_way() || self.upgrade_pending {
-            Reason::Busy
-        } else {
-            return None;
-        };
-        Some(Verdict::Failed(self.not_begun(reason)))
+    fn plan(&self) -> Plan {
+        Plan {
+            config: Arc::clone(&self.config),
+            options: self.current.as_ref().map(|w| w.options.clone()).unwrap_or_default(),
+            early: Arc::clone(&self.early),
+            late: Arc::clone(&self.late),
+            in_flight: Arc::clone(&self.in_flight),
+            wake: Arc::clone(&self.wake),
+        }
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.last_generation.saturating_add(1)
     }
 
     fn not_begun(&self, reason: Reason) -> Box<Failure> {
-        Failure::before_spawn(self.generation.saturating_add(1), reason, Duration::ZERO)
+        Failure::before_spawn(self.next_generation(), reason, Duration::ZERO)
     }
 }
 

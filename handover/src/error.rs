@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use handover_proto::{InvalidName, Versions, Violation};
 
+use crate::control::TakeOverError;
 use crate::listener::AddressError;
 
 /// Who serves, after something went wrong.
@@ -81,6 +82,15 @@ pub enum ErrorKind {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The control socket cannot be had.
+    Control {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: Box<ClaimErrorKind>,
+    },
+    /// The service that was to be taken over does not hand over.
+    TakeOver(TakeOverError),
     /// A signal that was asked for cannot be caught.
     Signal {
         /// What the kernel said.
@@ -166,6 +176,10 @@ impl fmt::Display for ErrorKind {
                 "cannot write the PID file {}: choose a folder that this user may write to",
                 path.display()
             ),
+            Self::Control { path, source } => {
+                write!(f, "cannot have the control socket {}: {source}", path.display())
+            }
+            Self::TakeOver(error) => error.fmt(f),
             Self::Signal { .. } => write!(f, "cannot catch a signal: choose another"),
             Self::NulByte { what } => write!(f, "{what} has a NUL byte in it"),
             Self::VariableName { name } => write!(
@@ -183,6 +197,8 @@ impl std::error::Error for Error {
             ErrorKind::PidFile { source, .. }
             | ErrorKind::Signal { source }
             | ErrorKind::Io { source, .. } => Some(source),
+            ErrorKind::TakeOver(error) => error.source(),
+            ErrorKind::Control { source, .. } => source.cause(),
             ErrorKind::Aborted { .. }
             | ErrorKind::Refused { .. }
             | ErrorKind::PeerIncompatible { .. }
@@ -211,6 +227,8 @@ pub struct ClaimError {
 pub enum ClaimErrorKind {
     /// The name cannot be one.
     Name(InvalidName),
+    /// The name is one of the library's own: they begin with `handover:`.
+    NameReserved,
     /// The name is in use in this process.
     NameTaken,
     /// The address is none.
@@ -291,10 +309,31 @@ impl fmt::Debug for ClaimError {
     }
 }
 
+impl ClaimErrorKind {
+    fn cause(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Bind { source, .. } | Self::Io { source, .. } => Some(source),
+            Self::Name(_)
+            | Self::NameReserved
+            | Self::NameTaken
+            | Self::Address(_)
+            | Self::WrongFamily { .. }
+            | Self::WrongSocket
+            | Self::AddressInUse { .. }
+            | Self::PathAlive { .. }
+            | Self::PathOccupied { .. }
+            | Self::UpgradeUnderWay => None,
+        }
+    }
+}
+
 impl fmt::Display for ClaimErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(error) => error.fmt(f),
+            Self::NameReserved => {
+                write!(f, "names that begin with \"handover:\" are the library's: choose another")
+            }
             Self::NameTaken => {
                 write!(f, "the name is in use in this process: give each listener its own")
             }
@@ -330,17 +369,6 @@ impl fmt::Display for ClaimErrorKind {
 
 impl std::error::Error for ClaimError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.kind {
-            ClaimErrorKind::Bind { source, .. } | ClaimErrorKind::Io { source, .. } => Some(source),
-            ClaimErrorKind::Name(_)
-            | ClaimErrorKind::NameTaken
-            | ClaimErrorKind::Address(_)
-            | ClaimErrorKind::WrongFamily { .. }
-            | ClaimErrorKind::WrongSocket
-            | ClaimErrorKind::AddressInUse { .. }
-            | ClaimErrorKind::PathAlive { .. }
-            | ClaimErrorKind::PathOccupied { .. }
-            | ClaimErrorKind::UpgradeUnderWay => None,
-        }
+        self.kind.cause()
     }
 }

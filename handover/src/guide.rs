@@ -4,19 +4,24 @@
 
 #[cfg(feature = "axum")]
 #[doc = include_str!("guide/http.md")]
-#[doc = concat!("```no_run\n", include_str!("../examples/http.rs"), "```")]
+#[doc = concat!("```rust,ignore\n", include_str!("../examples/http.rs"), "```")]
 pub mod http {}
 
 #[cfg(feature = "tokio")]
 #[doc = include_str!("guide/echo.md")]
-#[doc = concat!("```no_run\n", include_str!("../examples/echo.rs"), "```")]
+#[doc = concat!("```rust,ignore\n", include_str!("../examples/echo.rs"), "```")]
 pub mod echo {}
 
 #[doc = include_str!("guide/echo_blocking.md")]
-#[doc = concat!("```no_run\n", include_str!("../examples/echo_blocking.rs"), "```")]
+#[doc = concat!("```rust,ignore\n", include_str!("../examples/echo_blocking.rs"), "```")]
 pub mod echo_blocking {}
 
 #[cfg(feature = "serde")]
 #[doc = include_str!("guide/state.md")]
-#[doc = concat!("```no_run\n", include_str!("../examples/state.rs"), "```")]
+#[doc = concat!("```rust,ignore\n", include_str!("../examples/state.rs"), "```")]
 pub mod state {}
+
+#[cfg(all(feature = "axum", feature = "serde"))]
+#[doc = include_str!("guide/metrics.md")]
+#[doc = concat!("```rust,ignore\n", include_str!("../examples/metrics.rs"), "```")]
+pub mod metrics {}

@@ -10,7 +10,7 @@ use crate::builder::{Builder, Started};
 use crate::engine::{Engine, Shared, Stage};
 use crate::error::{ClaimError, ClaimErrorKind, Error};
 use crate::listener::{AddressError, Bind, Claim};
-use crate::registry::Descriptor;
+use crate::registry::{Descriptor, RESERVED_PREFIX};
 use crate::running::Running;
 use crate::state::{Provider, Providers, State, StateError, StateWriter, WriteState};
 use crate::sys::poll::wait_readable;
@@ -205,6 +205,7 @@ pub(crate) fn claim<S: Claim>(
         }
     };
     let fail = |kind| ClaimError::new(&shown, kind, who_serves);
+    check_name(name.unwrap_or_default()).map_err(fail)?;
     if engine.upgrade_is_under_way() {
         return Err(fail(ClaimErrorKind::UpgradeUnderWay));
     }
@@ -229,6 +230,7 @@ pub(crate) fn descriptor(
         Ok(engine)
     };
     let mut engine = begin()?;
+    check_name(name).map_err(|kind| fail(&engine, kind))?;
     let inherited = engine.registry.take_descriptor(name);
     if let Some(inherited) = inherited.map_err(|kind| fail(&engine, kind))? {
         return Ok(inherited);
@@ -240,6 +242,11 @@ pub(crate) fn descriptor(
     let io = |source| ClaimErrorKind::Io { doing: "a descriptor", source };
     let added = made.map_err(io).and_then(|fd| engine.registry.add_descriptor(name, fd));
     added.map_err(|kind| fail(&engine, kind))
+}
+
+/// Whether the application may use that name.
+fn check_name(name: &str) -> Result<(), ClaimErrorKind> {
+    if name.starts_with(RESERVED_PREFIX) { Err(ClaimErrorKind::NameReserved) } else { Ok(()) }
 }
 
 /// Takes a state out of those that arrived.

@@ -90,15 +90,21 @@ pub mod control;
 mod drain;
 mod engine;
 mod error;
+mod events;
 mod gate;
 #[cfg(doc)]
 pub mod guide;
 mod handover;
+mod hooks;
+mod lines;
 mod link;
 mod listener;
 mod pidfile;
+mod preflight;
+mod previous;
 mod program;
 mod registry;
+mod request;
 mod running;
 mod state;
 mod stderr;
@@ -109,22 +115,27 @@ mod verdict;
 mod watch;
 
 pub use builder::{
-    Builder, DEFAULT_COMMIT_TIMEOUT, DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_STATE_BYTES,
-    DEFAULT_READY_TIMEOUT, Signal, SuccessorParent,
+    Builder, DEFAULT_ANSWER_TIMEOUT, DEFAULT_CHECK_TIMEOUT, DEFAULT_COMMIT_TIMEOUT,
+    DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_GENERATIONS, DEFAULT_MAX_STATE_BYTES, DEFAULT_READY_TIMEOUT,
+    Signal, SuccessorParent, TooMany,
 };
 pub use drain::{Drained, Guard};
 pub use engine::Ending;
 pub use error::{ClaimError, ClaimErrorKind, Error, ErrorKind, WhoServes};
+pub use events::{Events, EventsIntoIter, MAX_QUEUED_EVENTS};
 pub use handover::Handover;
 pub use handover_proto::{InvalidName, Version, Versions, Violation};
+pub use hooks::{Commit, Confirm, Rollback};
 pub use listener::{
     Address, AddressError, Bind, Claim, Connection, DEFAULT_BACKLOG, MAX_UNIX_PATH_BYTES,
     SeqpacketStream, TcpListener, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacketListener,
 };
+pub use preflight::Unfit;
 pub use registry::Descriptor;
+pub use request::UpgradeOptions;
 pub use running::{Draining, Handle, Running, Until, Upgrade};
 pub use state::{InPlace, State, StateError, StateWriter};
-pub use verdict::{Failure, Phase, Reason, SpawnError, Success, Timings, Verdict};
+pub use verdict::{CheckFailure, Failure, Phase, Reason, SpawnError, Success, Timings, Verdict};
 
 /// The README's code compiles.
 #[cfg(doctest)]

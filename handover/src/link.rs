@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use handover_proto::{
     CommittedBy, Failure, Item, MAX_FDS_PER_FRAME, MAX_FRAME_BYTES, Name, Preamble, Received as In,
-    Successor, SuccessorConfig, SuccessorEvent, Versions,
+    Slot, Successor, SuccessorConfig, SuccessorEvent, Transmit, Versions,
 };
 
 use crate::clock::Clock;
-use crate::state::State;
+use crate::control::Takeover;
+use crate::state::{Sealed, State};
 use crate::stderr::Substitute;
 use crate::sys::channel::{self, Channel, Received};
 use crate::sys::poll::{Interest, Poller};
@@ -23,7 +24,9 @@ pub(crate) enum Effect {
     State { state: State, late: bool },
     Adopted,
     Committed(CommittedBy),
+    Confirmed,
     Upgrade,
+    Stop(Option<Duration>),
     StopServing(String),
     PredecessorGone,
     Failed(Failure),
@@ -35,10 +38,14 @@ pub(crate) struct Link {
     machine: Successor,
     /// The number of this generation; from the preamble, until the predecessor says it.
     generation: u64,
+    /// The predecessor's process, as it sees itself.
+    predecessor_pid: u32,
     channel: Option<Channel>,
     /// For the frames that come.
     buffer: Vec<u8>,
-    unsent: Option<Vec<u8>>,
+    unsent: Option<Transmit>,
+    /// States that go back to the predecessor.
+    returned: Vec<Sealed>,
     substitute: Option<Substitute>,
     clock: Clock,
 }
@@ -57,25 +64,65 @@ impl Link {
         let expected =
             |bytes: &[u8]| Preamble::decode(bytes).filter(|preamble| preamble.token == token);
         let Some((channel, preamble)) = Channel::adopt(number, expected) else { return Ok(None) };
+        Self::new(channel, preamble, poller, clock).map(Some)
+    }
+
+    /// Takes the channel over that a running service has given to this process.
+    pub(crate) fn take_over(
+        takeover: Takeover,
+        poller: &Poller,
+        clock: Clock,
+    ) -> io::Result<Option<Self>> {
+        let Takeover { channel, token } = takeover;
+        let mut buffer = [0; 512];
+        // It was there before the channel was given away.
+        let preamble = match channel.receive::<0>(&mut buffer)? {
+            Received::Frame { bytes, .. } => Preamble::decode(&buffer[..bytes]),
+            Received::Empty | Received::Closed => None,
+        };
+        match preamble.filter(|preamble| preamble.token == token) {
+            Some(preamble) => Self::new(channel, preamble, poller, clock).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn new(
+        channel: Channel,
+        preamble: Preamble,
+        poller: &Poller,
+        clock: Clock,
+    ) -> io::Result<Self> {
         poller.add(&channel, Interest::Read)?;
         let config = SuccessorConfig {
             versions: Versions::OURS,
             pid: std::process::id(),
             software: concat!("handover ", env!("CARGO_PKG_VERSION")).into(),
         };
-        Ok(Some(Self {
+        Ok(Self {
             machine: Successor::new(config, clock.time(Instant::now())),
             generation: preamble.generation,
+            predecessor_pid: 0,
             channel: Some(channel),
             buffer: vec![0; MAX_FRAME_BYTES + 1],
             unsent: None,
+            returned: Vec::new(),
             substitute: None,
             clock,
-        }))
+        })
     }
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The number of the predecessor's generation. If others were rolled back before this one it is
+    /// another one, which the predecessor says itself.
+    pub(crate) fn predecessor(&self) -> u64 {
+        self.generation.saturating_sub(1)
+    }
+
+    pub(crate) fn predecessor_pid(&self) -> u32 {
+        self.predecessor_pid
     }
 
     /// Whether the predecessor is there.
@@ -101,10 +148,57 @@ impl Link {
         self.flush(poller);
     }
 
-    /// Says that nothing is accepted any more, after [`Effect::StopServing`].
-    pub(crate) fn stopped(&mut self, poller: &Poller) {
-        self.machine.stopped(0);
+    /// Whether the predecessor can take back over.
+    pub(crate) fn is_on_probation(&self) -> bool {
+        self.is_connected() && self.machine.is_on_probation()
+    }
+
+    /// On probation: says that all is well.
+    pub(crate) fn healthy(&mut self, poller: &Poller) {
+        self.machine.healthy();
         self.flush(poller);
+    }
+
+    /// On probation: asks the predecessor to take back over, by this process's own judgement or
+    /// because somebody asked for it.
+    pub(crate) fn unhealthy(&mut self, reason: &str, requested: bool, poller: &Poller) {
+        if requested {
+            self.machine.request_rollback(reason);
+        } else {
+            self.machine.unhealthy(reason);
+        }
+        self.flush(poller);
+    }
+
+    /// Says that the service stops.
+    pub(crate) fn stop(&mut self, drain: Option<Duration>, poller: &Poller) {
+        self.machine.stop(drain);
+        self.flush(poller);
+    }
+
+    /// Says that nothing is accepted any more, after [`Effect::StopServing`], and how many states
+    /// go back at most.
+    pub(crate) fn stopped(&mut self, states: usize, poller: &Poller) {
+        self.machine.stopped(u32::try_from(states).unwrap_or(u32::MAX));
+        self.flush(poller);
+    }
+
+    /// Sends a state back.
+    pub(crate) fn return_state(&mut self, sealed: Sealed, poller: &Poller) {
+        self.machine.returned_state(sealed.name.clone(), sealed.version, sealed.bytes);
+        self.returned.push(sealed);
+        self.flush(poller);
+    }
+
+    /// Says that no more states go back.
+    pub(crate) fn states_complete(&mut self, poller: &Poller) {
+        self.machine.states_complete();
+        self.flush(poller);
+    }
+
+    /// The channel, which outlives the handover as a line; for one that is done.
+    pub(crate) fn into_line(mut self) -> Option<Channel> {
+        self.channel.take()
     }
 
     /// Puts the real stderr in place: this process is on its own.
@@ -156,6 +250,7 @@ impl Link {
             match event {
                 SuccessorEvent::Welcomed { generation, predecessor } => {
                     self.generation = generation;
+                    self.predecessor_pid = predecessor;
                     tracing::info!(generation, predecessor, "started by a predecessor");
                 }
                 SuccessorEvent::TakeStderr => {
@@ -180,8 +275,9 @@ impl Link {
                 }
                 SuccessorEvent::Adopted => effects.push(Effect::Adopted),
                 SuccessorEvent::Committed(by) => effects.push(Effect::Committed(by)),
+                SuccessorEvent::Confirmed => effects.push(Effect::Confirmed),
                 SuccessorEvent::Upgrade => effects.push(Effect::Upgrade),
-                SuccessorEvent::Confirmed | SuccessorEvent::Stop { .. } => {}
+                SuccessorEvent::Stop { drain } => effects.push(Effect::Stop(drain)),
                 SuccessorEvent::RollBack { reason } => effects.push(Effect::StopServing(reason)),
                 SuccessorEvent::Ignored(violation) => {
                     tracing::warn!(%violation, "the predecessor broke the protocol");
@@ -202,15 +298,16 @@ impl Link {
     /// Sends what there is to say, as far as the channel takes it now.
     pub(crate) fn flush(&mut self, poller: &Poller) {
         let was_blocked = self.unsent.is_some();
-        while let Some(frame) = self
-            .unsent
-            .take()
-            .or_else(|| self.machine.poll_transmit().map(|transmit| transmit.frame))
-        {
+        while let Some(transmit) = self.unsent.take().or_else(|| self.machine.poll_transmit()) {
             let Some(channel) = &self.channel else { continue };
-            match channel.send(&frame, &[]) {
+            let state = |slot: &Slot| match slot {
+                Slot::State(index) => self.returned.get(*index).map(|sealed| sealed.fd.as_fd()),
+                Slot::Stderr | Slot::Item(_) => None,
+            };
+            let descriptors: Vec<_> = transmit.slots.iter().filter_map(state).collect();
+            match channel.send(&transmit.frame, &descriptors) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.unsent = Some(frame);
+                    self.unsent = Some(transmit);
                     break;
                 }
                 // If the other end is closed, that will be received.

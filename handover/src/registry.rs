@@ -11,6 +11,10 @@ use crate::error::ClaimErrorKind;
 use crate::gate::Stance;
 use crate::listener::{Address, Bind, Bound, Endpoint, Kind, bind, has_address};
 use crate::sys;
+use crate::sys::channel::Channel;
+
+/// What the names of the library's own things begin with.
+pub(crate) const RESERVED_PREFIX: &str = "handover:";
 
 /// A descriptor that is handed over by name: a file, a pipe, a connected socket.
 ///
@@ -53,6 +57,8 @@ struct Inherited {
 pub(crate) enum Held {
     Endpoint(Arc<Endpoint>),
     Other(Arc<OwnedFd>),
+    /// The line to an older generation.
+    Line(Arc<Channel>),
 }
 
 impl AsFd for Held {
@@ -60,6 +66,7 @@ impl AsFd for Held {
         match self {
             Self::Endpoint(endpoint) => endpoint.as_fd(),
             Self::Other(fd) => fd.as_fd(),
+            Self::Line(channel) => channel.as_fd(),
         }
     }
 }
@@ -222,6 +229,6 @@ impl Registry {
         // While it is in `inherited` there is no other owner, but for an upgrade under way, when
         // nothing can be claimed.
         let fd = Arc::try_unwrap(inherited.fd).ok()?;
-        Some(Bound { fd, unheard: None, shared: inherited.shared })
+        Some(Bound { fd, unheard: None, shared: inherited.shared, inherited: true })
     }
 }

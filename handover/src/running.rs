@@ -8,12 +8,15 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::builder::Started;
+use crate::control::StatusReport;
 use crate::drain::{Drained, Guard};
 use crate::engine::{Ending, Shared, Stage, Status, Ticket};
 use crate::error::{ClaimError, Error, ErrorKind};
+use crate::events::Events;
 use crate::handover::{claim, descriptor, take};
 use crate::listener::{Bind, Claim};
 use crate::registry::Descriptor;
+use crate::request::UpgradeOptions;
 use crate::state::State;
 use crate::sys::poll::wait_readable;
 use crate::verdict::Verdict;
@@ -116,8 +119,9 @@ impl Handle {
         self.shared.in_flight.active()
     }
 
-    /// Takes the state of that name which the predecessor wrote after it had stopped accepting.
-    /// There is none if the predecessor died before.
+    /// Takes the state of that name which the predecessor wrote after it had stopped accepting, or
+    /// which a successor that was rolled back has sent back. There is none if whoever was to write
+    /// it died before.
     pub fn late_state(&self, name: &str) -> Option<State> {
         take(&mut self.shared.lock().late_states, name)
     }
@@ -147,9 +151,38 @@ impl Handle {
 
     /// Asks for an upgrade, as the upgrade signal does, and gives its verdict.
     ///
-    /// If one is under way, that is the verdict.
+    /// If one is under way, or this process is on probation, that is the verdict.
     pub fn upgrade(&self) -> Upgrade {
-        Upgrade { ticket: self.shared.request_upgrade(), seat: Seat::default() }
+        self.upgrade_with(UpgradeOptions::default())
+    }
+
+    /// The same, for a successor that is started in another way.
+    pub fn upgrade_with(&self, options: UpgradeOptions) -> Upgrade {
+        Upgrade { ticket: self.shared.request_upgrade(options), seat: Seat::default() }
+    }
+
+    /// On probation: says that all is well, so that the predecessor lets go. Has no effect
+    /// otherwise.
+    pub fn confirm(&self) {
+        self.shared.lock().confirm();
+        self.shared.wake.set();
+    }
+
+    /// On probation: says that this process should not serve. The predecessor takes back over, and
+    /// this process drains and ends as [`Ending::RolledBack`]. Has no effect otherwise.
+    pub fn unhealthy(&self, reason: &str) {
+        self.shared.lock().unhealthy(reason);
+        self.shared.wake.set();
+    }
+
+    /// What runs: this process and, as far as is known here, all other generations that are alive.
+    pub fn status(&self) -> StatusReport {
+        self.shared.lock().status_report()
+    }
+
+    /// What happens from here on: upgrades, step by step, and what becomes of this process.
+    pub fn events(&self) -> Events {
+        self.shared.hub.subscribe()
     }
 
     /// Asks for a stop, as the stop signal does: a graceful one, and an immediate one when it is
@@ -163,7 +196,13 @@ impl Handle {
         Until::new(&self.shared, |status| status.stage >= Stage::Draining)
     }
 
-    /// Comes when no predecessor runs any more; at once where there was none.
+    /// Comes when the predecessor cannot take back over any more: probation is over. At once where
+    /// there is no predecessor.
+    pub fn confirmed(&self) -> Until {
+        Until::new(&self.shared, |status| status.confirmed)
+    }
+
+    /// Comes when no older generation runs any more; at once where there was none.
     pub fn predecessor_gone(&self) -> Until {
         Until::new(&self.shared, |status| status.predecessor_gone)
     }

@@ -100,6 +100,25 @@ impl Relay {
         }
     }
 
+    /// Remembers what is left in the pipe of a process that has ended, even if our own stderr does not
+    /// take it.
+    pub(crate) fn finish(&mut self) {
+        self.pump();
+        let mut buffer = [0; 4096];
+        // As much as a pipe holds. Others may have it still, and go on writing.
+        for _ in 0..MAX_READS {
+            let Some(reader) = &self.reader else { break };
+            match file::read_available(reader, &mut buffer) {
+                Ok(Some(bytes)) if bytes > 0 => {
+                    self.remember(&buffer[..bytes]);
+                    self.pending.extend_from_slice(&buffer[..bytes]);
+                }
+                _ => break,
+            }
+        }
+        self.pass_on();
+    }
+
     fn pump(&mut self) -> Waiting {
         let mut buffer = [0; 4096];
         for _ in 0..MAX_READS {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use handover_proto::{Cause, Versions, Violation};
 
+use crate::preflight::Unfit;
+
 /// What is told of each verdict.
 pub(crate) type OnVerdict = Box<dyn Fn(&Verdict) + Send + Sync>;
 
@@ -17,6 +19,8 @@ pub enum Verdict {
     Succeeded(Success),
     /// This process serves on.
     Failed(Box<Failure>),
+    /// The successor served for a while; this process serves again.
+    RolledBack(Box<Failure>),
 }
 
 impl Verdict {
@@ -35,6 +39,10 @@ impl fmt::Display for Verdict {
                 success.generation, success.pid, success.timings.total
             ),
             Self::Failed(failure) => failure.fmt(f),
+            Self::RolledBack(failure) => {
+                write!(f, "rolled back: {}", failure.reason)?;
+                failure.write_status(f)
+            }
         }
     }
 }
@@ -63,36 +71,52 @@ pub struct Failure {
     pub phase: Phase,
     /// Why.
     pub reason: Reason,
-    /// How the process ended, if it is known: the status belongs to the process's parent.
+    /// How the process ended, or the check that came before it, if it is known: the status belongs
+    /// to the process's parent.
     pub exit_status: Option<ExitStatus>,
-    /// The last lines that the process wrote to stderr, if they are captured.
+    /// The last lines that the process wrote to stderr, if they are captured, or the check to stdout
+    /// and stderr.
     pub stderr: Vec<String>,
     /// How long everything took.
     pub timings: Timings,
 }
 
 impl Failure {
-    /// Of an upgrade that did not come as far as a process.
+    /// Of an upgrade that did not come as far as a successor.
     pub(crate) fn before_spawn(generation: u64, reason: Reason, total: Duration) -> Box<Self> {
+        Self::before_hello(generation, Phase::Spawn, reason, total)
+    }
+
+    /// The same, while the executable was looked at or checked.
+    pub(crate) fn before_hello(
+        generation: u64,
+        phase: Phase,
+        reason: Reason,
+        total: Duration,
+    ) -> Box<Self> {
         Box::new(Self {
             generation,
             pid: None,
-            phase: Phase::Spawn,
+            phase,
             reason,
             exit_status: None,
             stderr: Vec::new(),
             timings: Timings { total, ..Timings::default() },
         })
     }
+
+    fn write_status(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.exit_status {
+            Some(status) => write!(f, " ({status})"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the upgrade failed in phase {}: {}", self.phase, self.reason)?;
-        if let Some(status) = self.exit_status {
-            write!(f, " ({status})")?;
-        }
-        Ok(())
+        self.write_status(f)
     }
 }
 
@@ -106,6 +130,10 @@ impl std::error::Error for Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Phase {
+    /// The executable is looked at.
+    Preflight,
+    /// The executable checks whether it would come to serve.
+    Check,
     /// The process is being started.
     Spawn,
     /// The process runs, the library in it has not spoken.
@@ -118,17 +146,22 @@ pub enum Phase {
     Commit,
     /// The successor was told to accept and has not confirmed.
     Confirm,
+    /// The successor serves, this process can still take back over.
+    Probation,
 }
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Preflight => "preflight",
+            Self::Check => "check",
             Self::Spawn => "spawn",
             Self::Hello => "hello",
             Self::Transfer => "transfer",
             Self::Initialise => "initialise",
             Self::Commit => "commit",
             Self::Confirm => "confirm",
+            Self::Probation => "probation",
         })
     }
 }
@@ -141,6 +174,7 @@ impl From<handover_proto::Phase> for Phase {
             P::Transfer => Self::Transfer,
             P::Initialise => Self::Initialise,
             P::Commit => Self::Commit,
+            P::Probation => Self::Probation,
             // A handover fails in none of the later ones, but an enum may grow.
             _ => Self::Confirm,
         }
@@ -153,6 +187,8 @@ impl From<handover_proto::Phase> for Phase {
 pub enum Reason {
     /// The executable could not be started.
     Spawn(SpawnError),
+    /// The executable did not pass its check ([`Builder::check`](crate::Builder::check)).
+    CheckFailed(CheckFailure),
     /// The successor ended before it was ready.
     Exited,
     /// The successor took longer than it may.
@@ -180,8 +216,28 @@ pub enum Reason {
     },
     /// This process was told to stop meanwhile.
     Stopping,
-    /// An upgrade is under way already.
-    Busy,
+    /// The successor, on probation, said that it should not serve.
+    Unhealthy {
+        /// Why.
+        reason: String,
+    },
+    /// The successor was on probation, and somebody asked for this process to serve again.
+    RollbackRequested {
+        /// Why.
+        reason: String,
+    },
+    /// The successor was on probation and did not answer.
+    Unresponsive,
+    /// Another upgrade is under way, or this process itself is on probation.
+    Busy {
+        /// What is under way, since when, and who asked for it.
+        with: String,
+    },
+    /// As many generations are alive as there may be: older ones still drain.
+    TooManyGenerations {
+        /// How many are alive.
+        alive: u32,
+    },
     /// This process does not serve any more, or not yet.
     NotServing,
     /// The kernel refused something on this side.
@@ -203,7 +259,10 @@ impl From<Cause> for Reason {
         match cause {
             Cause::Exited => Self::Exited,
             Cause::TimedOut => Self::TimedOut,
-            Cause::Refused { reason } | Cause::Unhealthy { reason } => Self::Refused { reason },
+            Cause::Refused { reason } => Self::Refused { reason },
+            Cause::Unhealthy { reason } => Self::Unhealthy { reason },
+            Cause::RollbackRequested { reason } => Self::RollbackRequested { reason },
+            Cause::Unresponsive => Self::Unresponsive,
             Cause::Incompatible { ours, theirs } => Self::PeerIncompatible { ours, theirs },
             Cause::Misbehaved(violation) => Self::PeerMisbehaved(violation),
             Cause::CalledOff { reason } => Self::CalledOff { reason },
@@ -216,6 +275,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Spawn(error) => error.fmt(f),
+            Self::CheckFailed(failure) => failure.fmt(f),
             Self::Exited => write!(f, "the successor ended before it served"),
             Self::TimedOut => write!(f, "the successor took too long"),
             Self::Refused { reason } => write!(f, "the successor refused: {reason}"),
@@ -227,7 +287,15 @@ impl fmt::Display for Reason {
             }
             Self::State { name, .. } => write!(f, "the state \"{name}\" could not be written"),
             Self::Stopping => write!(f, "this process was told to stop"),
-            Self::Busy => write!(f, "an upgrade is under way already"),
+            Self::Unhealthy { reason } => write!(f, "the successor is unhealthy: {reason}"),
+            Self::RollbackRequested { reason } => write!(f, "a rollback was asked for: {reason}"),
+            Self::Unresponsive => write!(f, "the successor did not answer"),
+            Self::Busy { with } => write!(f, "busy: {with}"),
+            Self::TooManyGenerations { alive } => write!(
+                f,
+                "{alive} generations are alive, which is as many as there may be: wait until an \
+                 older one has drained"
+            ),
             Self::NotServing => write!(f, "this process does not serve"),
             Self::Io { doing, .. } => write!(f, "the kernel refused {doing}"),
             Self::CalledOff { reason } => write!(f, "called off: {reason}"),
@@ -241,15 +309,52 @@ impl std::error::Error for Reason {
             Self::Spawn(error) => error.source(),
             Self::State { source, .. } => Some(&**source),
             Self::Io { source, .. } => Some(source),
-            Self::Exited
+            Self::CheckFailed(_)
+            | Self::Exited
             | Self::TimedOut
             | Self::Refused { .. }
             | Self::PeerIncompatible { .. }
             | Self::PeerMisbehaved(_)
             | Self::Stopping
-            | Self::Busy
+            | Self::Unhealthy { .. }
+            | Self::RollbackRequested { .. }
+            | Self::Unresponsive
+            | Self::Busy { .. }
+            | Self::TooManyGenerations { .. }
             | Self::NotServing
             | Self::CalledOff { .. } => None,
+        }
+    }
+}
+
+/// How an executable did not pass its check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CheckFailure {
+    /// It says no: [`Failure::exit_status`] is not zero or a signal, and what it has to say is in
+    /// [`Failure::stderr`].
+    Refused,
+    /// It took longer than it may, and was killed.
+    TimedOut {
+        /// How long it may take.
+        timeout: Duration,
+    },
+    /// What it says cannot be known: something else in this process has waited for it, or SIGCHLD
+    /// is ignored (wait(2)).
+    StatusTaken,
+}
+
+impl fmt::Display for CheckFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => write!(f, "the new executable did not pass its check"),
+            Self::TimedOut { timeout } => write!(f, "the check took longer than {timeout:?}"),
+            Self::StatusTaken => {
+                write!(
+                    f,
+                    "the status of the check is lost: SIGCHLD is ignored, or all are waited for"
+                )
+            }
         }
     }
 }
@@ -258,11 +363,20 @@ impl std::error::Error for Reason {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SpawnError {
-    /// The executable does not exist, cannot be executed, or is for another machine.
+    /// The executable cannot be executed, for a reason that its deployer can do something about.
+    Unfit {
+        /// Its path.
+        path: std::path::PathBuf,
+        /// The reason.
+        why: Unfit,
+        /// What the kernel said, if it was asked.
+        source: Option<std::io::Error>,
+    },
+    /// The executable cannot be executed, for another reason.
     Execute {
         /// Its path.
         path: std::path::PathBuf,
-        /// What the kernel said (execve(2)).
+        /// What the kernel said (open(2), execve(2)).
         source: std::io::Error,
     },
     /// The working directory of this service does not exist any more or cannot be entered.
@@ -282,6 +396,9 @@ pub enum SpawnError {
 impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unfit { path, why, .. } => {
+                write!(f, "cannot execute {}: {why}", path.display())
+            }
             Self::Execute { path, .. } => write!(f, "cannot execute {}", path.display()),
             Self::Directory { path, .. } => {
                 write!(f, "cannot enter the working directory {}", path.display())
@@ -294,6 +411,7 @@ impl fmt::Display for SpawnError {
 impl std::error::Error for SpawnError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::Unfit { source, .. } => source.as_ref().map(|source| source as _),
             Self::Execute { source, .. }
             | Self::Directory { source, .. }
             | Self::Process { source } => Some(source),
@@ -305,6 +423,8 @@ impl std::error::Error for SpawnError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {
+    /// To look at the executable and to have it checked.
+    pub preflight: Duration,
     /// In the call that starts the process.
     pub spawn: Duration,
     /// From the start of the process to its first word.

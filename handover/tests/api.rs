@@ -20,17 +20,22 @@ fn a_second_request_for_an_upgrade_is_told_that_one_is_under_way() {
     let mut first = subject.control();
     let mut second = subject.control();
 
-    let busy = "the upgrade failed in phase spawn: an upgrade is under way already";
+    let busy = "the upgrade failed in phase spawn: busy: ";
     first.ask("set e wait");
     first.send("upgrade");
     subject.wait("writing early e");
-    assert_eq!(second.ask("upgrade"), busy);
+    let answer = second.ask("upgrade");
+    let who = "the upgrade to generation 2, asked for by the application 0 s ago";
+    assert_eq!(answer, format!("{busy}{who}, is in phase transfer"));
     second.ask("clear e");
     assert_eq!(first.answer(), "generation 2 serves");
 
     // Also while it is only asked for.
     let answer = subject.control().ask("upgrade-twice");
-    assert_eq!(answer, format!("{busy}; generation 3 serves"));
+    assert_eq!(
+        answer,
+        format!("{busy}an upgrade asked for by the application comes first; generation 3 serves")
+    );
     subject.stop();
 }
 

@@ -7,7 +7,8 @@ use std::thread;
 use handover_testkit::process::signal;
 use handover_testkit::{KeepAlive, Launch, Load, LoadSetup, Service, Signal, example, soon};
 
-const UPGRADES: usize = 5;
+/// As many as may drain beside the one that serves.
+const UPGRADES: usize = 3;
 
 fn start(name: &str) -> (Service, SocketAddr) {
     let service = Launch::of(example(name)).arg("127.0.0.1:0").start();

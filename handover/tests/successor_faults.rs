@@ -31,40 +31,54 @@ fn assert_cannot_start(make: impl FnOnce(&Folder) -> std::path::PathBuf, verdict
     let stage = Stage::new(&[]);
     let server = stage.server();
     let bad = make(&stage.folder);
-    stage.folder.link("current", bad);
-    assert_verdict(&stage.ask().verdict(), &["phase spawn; reason cannot execute "]);
+    let current = stage.folder.link("current", bad);
+    let named = format!("reason cannot execute {}: ", current.display());
+    assert_verdict(&stage.ask().verdict(), &[&named]);
     assert_verdict(&stage.ask().verdict(), verdict_has);
     stage.assert_unharmed(server);
 }
 
 #[test]
 fn successor_that_is_missing_changes_nothing() {
-    assert_cannot_start(executables::missing, &["No such file"]);
+    let absent = &["phase preflight", "/missing does not exist", "No such file"];
+    assert_cannot_start(executables::missing, absent);
 }
 
 #[test]
 fn successor_that_may_not_be_executed_changes_nothing() {
-    assert_cannot_start(executables::not_executable, &["Permission denied"]);
+    let denied = &["phase preflight", "permissions, 0644", "chmod +x", "Permission denied"];
+    assert_cannot_start(executables::not_executable, denied);
 }
 
 #[test]
 fn successor_that_is_a_directory_changes_nothing() {
-    assert_cannot_start(executables::directory, &["Permission denied"]);
+    assert_cannot_start(executables::directory, &["phase preflight", "it is a directory"]);
 }
 
 #[test]
 fn successor_that_is_an_empty_file_changes_nothing() {
-    assert_cannot_start(executables::empty, &["Exec format error"]);
+    assert_cannot_start(executables::empty, &["phase preflight", "it is empty"]);
+}
+
+#[test]
+fn successor_that_is_cut_short_changes_nothing() {
+    let half = |folder: &Folder| {
+        let whole = std::fs::read(handover_testkit::example("subject")).unwrap();
+        folder.write_executable("half", &whole[..64 * 1024])
+    };
+    assert_cannot_start(half, &["phase preflight", " of at least ", "install it again"]);
 }
 
 #[test]
 fn successor_for_another_architecture_changes_nothing() {
-    assert_cannot_start(executables::wrong_architecture, &["Exec format error"]);
+    let foreign = &["phase spawn", "it is for ", ", this machine is ", "Exec format error"];
+    assert_cannot_start(executables::wrong_architecture, foreign);
 }
 
 #[test]
 fn successor_without_its_interpreter_changes_nothing() {
-    assert_cannot_start(executables::without_interpreter, &["No such file"]);
+    let missing = &["phase spawn", "/nonexistent/interpreter, does not exist", "No such file"];
+    assert_cannot_start(executables::without_interpreter, missing);
 }
 
 #[test]

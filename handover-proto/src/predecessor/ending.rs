@@ -82,6 +82,7 @@ impl Predecessor {
         self.queue.clear();
         self.outbox.clear();
         let awaits = Awaits::End { by: now + grace };
+        self.cause = Some(cause.clone());
         self.failing = Some(Failing { phase, cause, resume, awaits });
         if is_there {
             self.send(&farewell, vec![], now);

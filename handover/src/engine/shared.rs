@@ -1,17 +1,21 @@
 //! The engine under its lock, and what can be had without.
 
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::{Engine, Stage, Status, Ticket};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::control::take_over;
 use crate::drain::InFlight;
+use crate::error::ErrorKind;
+use crate::events::Hub;
 use crate::link::Link;
+use crate::request::UpgradeOptions;
 use crate::sys::poll::{Interest, Poller, Wake};
 use crate::sys::signals::Signals;
 use crate::verdict::Verdict;
@@ -25,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) wake: Arc<Wake>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) status: Watch<Status>,
+    pub(crate) hub: Hub,
 }
 
 impl Shared {
@@ -32,21 +37,39 @@ impl Shared {
         config: Config,
         signals: Signals,
         variable: Option<OsString>,
-    ) -> io::Result<Self> {
+        predecessor: Option<&Path>,
+    ) -> Result<Self, ErrorKind> {
+        let io = |source| ErrorKind::Io { doing: "epoll or eventfd", source };
         let config = Arc::new(config);
-        let poller = Arc::new(Poller::new()?);
-        let wake = Arc::new(Wake::new()?);
+        let poller = Arc::new(Poller::new().map_err(io)?);
+        let wake = Arc::new(Wake::new().map_err(io)?);
         let in_flight = Arc::new(InFlight::new(Arc::clone(&wake)));
         let clock = Clock::start();
-        poller.add(&signals, Interest::Read)?;
-        poller.add(&*wake, Interest::Read)?;
-        let link = match variable {
-            Some(variable) => Link::adopt(&variable, &poller, clock)?,
-            None => None,
+        poller.add(&signals, Interest::Read).map_err(io)?;
+        poller.add(&*wake, Interest::Read).map_err(io)?;
+        let started = variable.map(|variable| Link::adopt(&variable, &poller, clock));
+        let started = started.transpose().map_err(io)?.flatten();
+        let link = match (started, predecessor) {
+            (None, Some(path)) => match take_over(path).map_err(ErrorKind::TakeOver)? {
+                Some(takeover) => Link::take_over(takeover, &poller, clock).map_err(io)?,
+                None => {
+                    tracing::info!(path = %path.display(), "no service to take over");
+                    None
+                }
+            },
+            (started, _) => started,
         };
         let engine = Engine::new(&config, clock, &poller, &wake, &in_flight, signals, link);
         let status = Watch::new(engine.status());
-        Ok(Self { engine: Mutex::new(engine), config, poller, wake, in_flight, status })
+        Ok(Self {
+            engine: Mutex::new(engine),
+            config,
+            poller,
+            wake,
+            in_flight,
+            status,
+            hub: Hub::new(),
+        })
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Engine> {
@@ -61,33 +84,30 @@ impl Shared {
     /// Does what can be done without waiting; returns where this process stands and by when to come
     /// back.
     pub(crate) fn step(&self) -> (Stage, Option<Instant>) {
-        let (status, deadline, verdicts) = {
+        let (status, deadline, verdicts, events) = {
             let mut engine = self.lock();
             engine.step();
-            (engine.status(), engine.deadline(), std::mem::take(&mut engine.verdicts))
+            let verdicts = std::mem::take(&mut engine.verdicts);
+            (engine.status(), engine.deadline(), verdicts, std::mem::take(&mut engine.told))
         };
         let stage = status.stage;
+        events.into_iter().for_each(|event| self.hub.publish(event));
         // The verdict comes before the word that this process is done: who waits for that may exit.
         for (verdict, tickets) in verdicts {
             self.tell_verdict(verdict, tickets);
         }
         self.tell_status(status);
+        if stage >= Stage::Done {
+            self.hub.close();
+        }
         (stage, deadline)
     }
 
     /// Asks for an upgrade.
-    pub(crate) fn request_upgrade(&self) -> Ticket {
+    pub(crate) fn request_upgrade(&self, options: UpgradeOptions) -> Ticket {
         let ticket = Ticket::new(Watch::new(None));
-        let refused = {
-            let mut engine = self.lock();
-            let refused = engine.refusal();
-            if refused.is_none() {
-                engine.upgrade_pending = true;
-                engine.tickets.push(Arc::clone(&ticket));
-            }
-            refused
-        };
-        if let Some(verdict) = refused {
+        let asked = self.lock().ask(options, Arc::clone(&ticket));
+        if let Err(verdict) = asked {
             ticket.update(|told| *told = Some(Arc::new(verdict)));
         }
         self.wake.set();
@@ -118,15 +138,19 @@ impl Shared {
     fn tell_status(&self, status: Status) {
         // Another thread may have come further in the meantime; nothing ever goes back.
         let news = self.status.look(|old| {
-            old.stage < status.stage || (!old.predecessor_gone && status.predecessor_gone)
+            old.stage < status.stage
+                || (!old.predecessor_gone && status.predecessor_gone)
+                || (!old.confirmed && status.confirmed)
         });
         if news {
             self.status.update(|old| {
                 let predecessor_gone = old.predecessor_gone || status.predecessor_gone;
+                let confirmed = old.confirmed || status.confirmed;
                 if old.stage <= status.stage {
                     *old = status;
                 }
                 old.predecessor_gone = predecessor_gone;
+                old.confirmed = confirmed;
             });
         }
     }

@@ -1,5 +1,6 @@
 //! What can be seen of the engine from outside.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::drain::Drained;
@@ -15,6 +16,7 @@ pub(crate) enum Stage {
     Claiming,
     /// `ready()` was called.
     Committing,
+    /// This process serves, or stands by while its successor is on probation.
     Serving,
     Draining,
     Done,
@@ -30,8 +32,19 @@ pub enum Ending {
     HandedOver,
     /// It was told to stop.
     Stopped,
-    /// The predecessor serves again: it had waited too long for this process's word that it serves.
+    /// The predecessor serves again: probation went badly, or the predecessor had waited too long
+    /// for this process's word that it serves.
     RolledBack,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HandedOver => "handed-over",
+            Self::Stopped => "stopped",
+            Self::RolledBack => "rolled-back",
+        })
+    }
 }
 
 /// What waiters and handles see.
@@ -40,6 +53,7 @@ pub(crate) struct Status {
     pub(crate) stage: Stage,
     pub(crate) ending: Option<Ending>,
     pub(crate) predecessor_gone: bool,
+    pub(crate) confirmed: bool,
     pub(crate) drained: Option<Drained>,
 }
 

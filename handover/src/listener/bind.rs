@@ -57,6 +57,23 @@ impl Kind {
             && (facts.domain == Domain::UNIX) == self.is_unix()
     }
 
+    /// What a socket is, whether it listens yet or not; `None` if it is of no kind of ours.
+    pub(crate) fn of(facts: Facts) -> Option<Self> {
+        let all = [Self::Tcp, Self::Udp, Self::UnixStream, Self::UnixDatagram, Self::UnixSeqpacket];
+        all.into_iter().find(|kind| kind.fits(Facts { listening: kind.listens(), ..facts }))
+    }
+
+    /// What operators are told.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::UnixStream => "unix",
+            Self::UnixDatagram => "unix-datagram",
+            Self::UnixSeqpacket => "unix-seqpacket",
+        }
+    }
+
     /// The name of a socket of this kind that was given none.
     pub(crate) fn default_name(self, address: &Address) -> String {
         match self {
@@ -86,6 +103,8 @@ pub(crate) struct Bound {
     pub(crate) unheard: Option<i32>,
     /// Whether somebody outside the service may have it as well.
     pub(crate) shared: bool,
+    /// Whether the predecessor has it as well.
+    pub(crate) inherited: bool,
 }
 
 /// Binds a new socket. `inherited` are the sockets of the predecessor that are not taken over:
@@ -105,7 +124,7 @@ pub(crate) fn bind(
         }
         let socket = Socket::from(existing);
         socket.set_nonblocking(true).map_err(io("O_NONBLOCK"))?;
-        return Ok(Bound { fd: socket.into(), unheard: None, shared: true });
+        return Ok(Bound { fd: socket.into(), unheard: None, shared: true, inherited: false });
     }
     let at = address.to_sockaddr().map_err(io("the address"))?;
     let socket = Socket::new(address.domain(), kind.socket_type(), None).map_err(io("a socket"))?;
@@ -135,14 +154,19 @@ pub(crate) fn bind(
         // Before this process serves they would wait, and be reset should it never do.
         let shared = bind.reuse_port || inherited.iter().any(|other| same_port(*other, &at));
         if kind == Kind::Tcp && shared && stance == Stance::Paused {
-            return Ok(Bound { fd: socket.into(), unheard: Some(backlog), shared: false });
+            return Ok(Bound {
+                fd: socket.into(),
+                unheard: Some(backlog),
+                shared: false,
+                inherited: false,
+            });
         }
         socket.listen(backlog).map_err(|e| match e.kind() {
             io::ErrorKind::AddrInUse => in_use(address),
             _ => ClaimErrorKind::Io { doing: "to listen", source: e },
         })?;
     }
-    Ok(Bound { fd: socket.into(), unheard: None, shared: false })
+    Ok(Bound { fd: socket.into(), unheard: None, shared: false, inherited: false })
 }
 
 fn in_use(address: &Address) -> ClaimErrorKind {

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use handover_proto::Name;
+use handover_proto::control::ListenerReport;
 
 use super::address::Address;
-use super::bind::Bound;
+use super::bind::{Bound, Kind};
 use super::retire::Retirement;
 use crate::drain::{Guard, InFlight};
 use crate::gate::{Gate, Stance};
@@ -29,6 +30,8 @@ pub struct Endpoint {
     pub(crate) asked: String,
     /// Somebody outside the service may have the socket as well: it is never taken out of service.
     pub(crate) shared: bool,
+    /// The predecessor has it as well.
+    pub(crate) inherited: bool,
     fd: OwnedFd,
     /// The socket's place in the file system, to be removed with it.
     path: Option<(PathBuf, Identity)>,
@@ -71,12 +74,13 @@ impl Endpoint {
         stance: Stance,
         in_flight: Arc<InFlight>,
     ) -> Self {
-        let Bound { fd, unheard, shared } = bound;
+        let Bound { fd, unheard, shared, inherited } = bound;
         let path = if shared { None } else { place(&fd) };
         Self {
             name,
             asked,
             shared,
+            inherited,
             fd,
             path,
             gate: Arc::new(Gate::new(stance)),
@@ -97,6 +101,19 @@ impl Endpoint {
     pub(crate) fn local_address(&self) -> io::Result<Address> {
         let address = socket2::SockRef::from(&self.fd).local_addr()?;
         Address::of_socket(&address).ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
+    /// What operators are told of it.
+    pub(crate) fn report(&self) -> ListenerReport {
+        let facts = sys::socket::facts(self.fd.as_fd()).ok();
+        let queue = sys::socket::queue(self.fd.as_fd());
+        ListenerReport {
+            name: self.name.to_string(),
+            address: self.local_address().map_or_else(|_| self.asked.clone(), |it| it.to_string()),
+            kind: facts.and_then(Kind::of).map_or("unknown", Kind::label).to_owned(),
+            queued: queue.map(|queue| queue.queued),
+            backlog: queue.and_then(|queue| queue.backlog),
+        }
     }
 
     /// Whether it listens, if it ever does.
@@ -278,5 +295,50 @@ impl Drop for Endpoint {
         if self.gate.stance() == Stance::Open {
             self.remove_path();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use handover_testkit::Folder;
+
+    use super::*;
+    use crate::listener::{Bind, bind};
+    use crate::sys::poll::Wake;
+
+    fn report(kind: Kind, bind_to: Bind) -> ListenerReport {
+        let address = bind_to.address.clone().unwrap();
+        let in_flight = Arc::new(InFlight::new(Arc::new(Wake::new().unwrap())));
+        let bound = bind(kind, &address, bind_to, &[], Stance::Open).unwrap();
+        let (name, asked) = (Name::new("web").unwrap(), address.to_string());
+        Endpoint::new(name, asked, bound, Stance::Open, in_flight).report()
+    }
+
+    #[test]
+    fn a_report_names_kind_address_and_queue() {
+        let folder = Folder::create();
+        let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+        let of_path = |kind, word: &str, backlog: Option<u64>| {
+            let told = report(kind, Bind::to(path(word)).backlog(9));
+            let expected = ListenerReport {
+                name: "web".into(),
+                address: path(word),
+                kind: word.into(),
+                queued: backlog.map(|_| 0),
+                backlog,
+            };
+            assert_eq!(told, expected);
+        };
+        of_path(Kind::UnixStream, "unix", Some(9));
+        of_path(Kind::UnixSeqpacket, "unix-seqpacket", Some(9));
+        of_path(Kind::UnixDatagram, "unix-datagram", None);
+
+        let tcp = report(Kind::Tcp, Bind::to("127.0.0.1:0").backlog(9));
+        assert!(!tcp.address.ends_with(":0"), "{tcp:?}");
+        assert_eq!((&*tcp.kind, tcp.queued, tcp.backlog), ("tcp", Some(0), Some(9)));
+        let udp = report(Kind::Udp, "[::1]:0".into());
+        assert_eq!((&*udp.kind, udp.queued, udp.backlog), ("udp", None, None));
+        let name = format!("@handover-report-{}", std::process::id());
+        assert_eq!(report(Kind::UnixStream, (&name).into()).address, name);
     }
 }

@@ -14,9 +14,7 @@ pub use blocking::{
 pub use connection::Connection;
 
 pub(crate) use bind::{Bound, Kind, bind, has_address};
-#[cfg(feature = "tokio")]
-pub(crate) use endpoint::Attempted;
-pub(crate) use endpoint::Endpoint;
+pub(crate) use endpoint::{Attempted, Endpoint};
 
 /// A socket that can be claimed by name: the listeners and datagram sockets of this crate, with and
 /// without Tokio.

@@ -131,14 +131,7 @@ impl Channel {
             Err(Errno::CONNRESET) => return Ok(Received::Closed),
             Err(e) => return Err(e.into()),
         };
-        let descriptors: Vec<OwnedFd> = ancillary
-            .drain()
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                _ => None,
-            })
-            .flatten()
-            .collect();
+        let descriptors = descriptors(&mut ancillary);
         if message.bytes == 0 && descriptors.is_empty() {
             return Ok(Received::Closed);
         }
@@ -148,6 +141,21 @@ impl Channel {
             descriptors,
             descriptors_truncated: message.flags.contains(ReturnFlags::CTRUNC),
         })
+    }
+
+    /// An end that came through another socket.
+    pub(crate) fn received(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// This end, to be sent through another socket.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// The process that made the pair, if it is not hidden from this one (`SO_PEERCRED`, unix(7)).
+    pub(crate) fn maker(&self) -> Option<u32> {
+        super::peer::credentials(self.0.as_fd()).ok()?.pid
     }
 
     /// The number by which the other process will know this end.
@@ -166,6 +174,29 @@ impl AsFd for Channel {
 pub(crate) fn number(text: &OsStr) -> Option<RawFd> {
     let text = text.to_str()?;
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// Receives from a stream of bytes, and a descriptor that comes along.
+pub(crate) fn receive_with_descriptor(
+    stream: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = vec![MaybeUninit::uninit(); ancillary_space(1)];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let message = recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)?;
+    Ok((message.bytes, descriptors(&mut ancillary).into_iter().next()))
+}
+
+fn descriptors(ancillary: &mut RecvAncillaryBuffer<'_>) -> Vec<OwnedFd> {
+    ancillary
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        })
+        .flatten()
+        .collect()
 }
 
 fn ancillary_space(descriptors: usize) -> usize {

@@ -1,10 +1,10 @@
-//! Files by identity, standard error, pipes.
+//! Files by identity, the standard streams, pipes.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::pipe::PipeFlags;
 
 /// What tells a file from every other one that exists at the same time.
@@ -35,6 +35,53 @@ impl Identity {
     }
 }
 
+/// Has a socket that is bound from here on appear in the file system with this mode, less the umask.
+///
+/// Linux makes the file with the mode of the socket itself (`unix_bind_bsd` in net/unix/af_unix.c), so
+/// that there is no moment in which it has another.
+pub(crate) fn set_mode_at_bind(socket: impl AsFd, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(socket, Mode::from_raw_mode(mode))?)
+}
+
+/// A socket by its place in the file system.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    file: OwnedFd,
+    pub(crate) group: u32,
+    mode: u32,
+}
+
+impl SocketFile {
+    /// Finds it, without following a link at its name; what is done with it then is done with this
+    /// one, whatever comes to the path.
+    pub(crate) fn find(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(Self { file, group: stat.st_gid, mode: stat.st_mode & 0o7777 })
+    }
+
+    pub(crate) fn set_group(&self, group: u32) -> io::Result<()> {
+        let group = Some(rustix::process::Gid::from_raw(group));
+        Ok(rustix::fs::chownat(&self.file, "", None, group, AtFlags::EMPTY_PATH)?)
+    }
+
+    /// Gives it this mode, unless it was found with it.
+    pub(crate) fn set_mode_if_other(&self, mode: u32) -> io::Result<()> {
+        if self.mode == mode { Ok(()) } else { self.set_mode(mode) }
+    }
+
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        // There is no call for the mode of what is not opened, before Linux 6.6; this is how its
+        // manual page says to do without (fchmodat(2)).
+        let place = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Ok(rustix::fs::chmod(place, Mode::from_raw_mode(mode))?)
+    }
+}
+
 /// The descriptor of standard error.
 pub(crate) fn stderr() -> BorrowedFd<'static> {
     rustix::stdio::stderr()
@@ -43,6 +90,12 @@ pub(crate) fn stderr() -> BorrowedFd<'static> {
 /// Makes this what standard error is.
 pub(crate) fn replace_stderr(with: impl AsFd) -> io::Result<()> {
     Ok(rustix::stdio::dup2_stderr(with)?)
+}
+
+/// Opens what reads as empty: a stdin for who is to have none.
+pub(crate) fn nothing() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, "/dev/null", flags, Mode::empty())?)
 }
 
 /// A pipe whose reading end does not block.
@@ -71,6 +124,12 @@ pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 pub(crate) fn create_new(path: &Path) -> io::Result<std::fs::File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o644))?.into())
+}
+
+/// The file that this process executes, whatever its path leads to by now (proc_pid_exe(5)).
+pub(crate) fn open_executable_of_this_process() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(CWD, "/proc/self/exe", flags, Mode::empty())?)
 }
 
 /// Whether this process may execute the file.

@@ -57,6 +57,16 @@ impl Memfd {
     }
 }
 
+/// Sealed memory that holds these bytes.
+pub(crate) fn of_bytes(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let memory = Memfd::new(name)?;
+    let mut position = 0;
+    while position < bytes.len() {
+        position += memory.write_at(&bytes[position..], position as u64)?;
+    }
+    memory.seal()
+}
+
 /// Maps memory that came from another process, if it is sealed and as long as it was said to be.
 ///
 /// # Errors

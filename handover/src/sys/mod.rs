@@ -11,13 +11,16 @@
 
 pub(crate) mod channel;
 pub(crate) mod environment;
+pub(crate) mod executable;
 pub(crate) mod file;
 pub(crate) mod memfd;
+pub(crate) mod peer;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod spawn;
+mod unix_diag;
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(

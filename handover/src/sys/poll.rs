@@ -18,6 +18,19 @@ pub(crate) enum Interest {
     Read,
     ReadWrite,
     Write,
+    /// For nothing but the other end to be gone, which is told in any case.
+    HangUp,
+}
+
+/// What a descriptor is ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    /// A read returns at once.
+    pub(crate) readable: bool,
+    /// A write returns at once.
+    pub(crate) writable: bool,
+    /// The other end is gone: of a connected socket, closed and not only half of it.
+    pub(crate) hung_up: bool,
 }
 
 impl Poller {
@@ -54,6 +67,7 @@ impl Interest {
             Self::Read => epoll::EventFlags::IN,
             Self::ReadWrite => epoll::EventFlags::IN | epoll::EventFlags::OUT,
             Self::Write => epoll::EventFlags::OUT,
+            Self::HangUp => epoll::EventFlags::empty(),
         }
     }
 }
@@ -99,6 +113,23 @@ pub(crate) fn wait_readable(
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Looks what each of them is ready for, in one call that does not wait (poll(2)).
+pub(crate) fn look(descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<Readiness>> {
+    let wanted = PollFlags::IN | PollFlags::OUT;
+    let mut fds: Vec<PollFd<'_>> =
+        descriptors.iter().map(|fd| PollFd::from_borrowed_fd(*fd, wanted)).collect();
+    rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    let readiness = |fd: &PollFd<'_>| {
+        let found = fd.revents();
+        Readiness {
+            readable: found.contains(PollFlags::IN),
+            writable: found.contains(PollFlags::OUT),
+            hung_up: found.intersects(PollFlags::HUP | PollFlags::ERR),
+        }
+    };
+    Ok(fds.iter().map(readiness).collect())
 }
 
 /// Whether a write would be taken at once. A descriptor in error is writable in the sense that a

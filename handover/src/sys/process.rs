@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::poll::{is_readable, wait_readable};
 
@@ -74,6 +74,18 @@ impl Process {
         }
     }
 
+    /// Ends it and every other process of the group that it leads, if it has not ended.
+    pub(crate) fn kill_group(&self) -> io::Result<()> {
+        // The group has the number of its leader, which belongs to nobody else while that runs.
+        if self.condition() == Condition::Running
+            && let Some(group) = i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+        {
+            // It fails if the leader has not made the group: then there is only the one.
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
+        self.kill()
+    }
+
     /// Ends it and waits for its end, which SIGKILL makes short.
     pub(crate) fn end(&self) -> io::Result<()> {
         self.kill()?;
@@ -87,5 +99,60 @@ impl Process {
 impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+}
+
+/// How many bytes of memory this process has in RAM; `None` without /proc.
+pub(crate) fn resident_memory() -> Option<u64> {
+    resident_pages("/proc/self/statm").map(in_bytes)
+}
+
+/// How many bytes of memory a process has in RAM; `None` without /proc, and if there is none of
+/// that number or nothing may be known of it.
+pub(crate) fn resident_memory_of(pid: u32) -> Option<u64> {
+    // What has exited and was not reaped has no memory, and says 0.
+    resident_pages(&format!("/proc/{pid}/statm")).filter(|pages| *pages > 0).map(in_bytes)
+}
+
+/// Not exact: the kernel counts by processor, and adds up now and then (proc_pid_statm(5)).
+fn resident_pages(statm: &str) -> Option<u64> {
+    let fields = std::fs::read_to_string(statm).ok()?;
+    fields.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn in_bytes(pages: u64) -> u64 {
+    pages.saturating_mul(rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn memory_that_is_used_is_resident() {
+        const BYTES: u64 = 64 << 20;
+        let before = resident_memory().unwrap();
+        let used = std::hint::black_box(vec![1u8; BYTES as usize]);
+        let after = resident_memory().unwrap();
+        // Other tests use memory in this process as well, and give it back.
+        assert!(after > before + BYTES / 2, "{before} {after}");
+        assert!(resident_memory_of(std::process::id()).unwrap() > BYTES / 2);
+        drop(used);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_has_no_memory() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        let info = rustix::process::waitid(
+            WaitId::Pid(rustix::process::Pid::from_child(&child)),
+            WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+        );
+        assert!(info.unwrap().is_some());
+        assert_eq!(resident_memory_of(pid), None, "not reaped");
+        child.wait().unwrap();
+        assert_eq!(resident_memory_of(pid), None, "reaped");
     }
 }

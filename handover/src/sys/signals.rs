@@ -197,6 +197,11 @@ impl SignalSet {
         unsafe { libc::sigaddset(&mut self.0, signal) };
     }
 
+    pub(crate) fn remove(&mut self, signal: i32) {
+        // SAFETY: as above.
+        unsafe { libc::sigdelset(&mut self.0, signal) };
+    }
+
     /// Makes this what the calling thread blocks, and returns what it was.
     pub(crate) fn block(&self) -> Self {
         Self::filled_by(|old| {

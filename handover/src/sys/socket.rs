@@ -3,19 +3,20 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::net::SocketFlags;
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags};
 use socket2::{Domain, SockRef, Type};
 
 /// Whether an accepted socket blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blocking {
     Yes,
-    /// For a runtime.
-    #[cfg(feature = "tokio")]
+    /// For whoever waits for many.
     No,
 }
 
@@ -26,7 +27,6 @@ pub(crate) type Accepted = (OwnedFd, Option<SocketAddr>);
 pub(crate) fn accept(listener: BorrowedFd<'_>, blocking: Blocking) -> io::Result<Accepted> {
     let flags = match blocking {
         Blocking::Yes => SocketFlags::CLOEXEC,
-        #[cfg(feature = "tokio")]
         Blocking::No => SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
     };
     let (fd, from) = rustix::net::acceptfrom_with(listener, flags)?;
@@ -107,6 +107,83 @@ pub(crate) fn facts(fd: BorrowedFd<'_>) -> io::Result<Facts> {
     let kind = socket.r#type()?;
     let listening = socket.is_listener()?;
     Ok(Facts { domain: socket.domain()?, kind, listening })
+}
+
+/// What waits in a listener's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Queue {
+    /// How many connections wait to be accepted.
+    pub(crate) queued: u64,
+    /// How many may wait.
+    pub(crate) backlog: Option<u64>,
+}
+
+/// The queue of a listener, whoever else has it open; `None` for what does not listen, and if the
+/// kernel does not tell. Of datagrams it tells the bytes, not the number.
+pub(crate) fn queue(socket: BorrowedFd<'_>) -> Option<Queue> {
+    let facts = facts(socket).ok()?;
+    match facts.domain {
+        _ if !facts.listening => None,
+        Domain::UNIX => super::unix_diag::queue(socket),
+        _ => tcp_queue(socket),
+    }
+}
+
+/// `TCP_INFO` says of a listener how many have not been accepted where it says of a connection how
+/// many segments have not been acknowledged, and the backlog likewise (`tcp_get_info` of Linux).
+fn tcp_queue(listener: BorrowedFd<'_>) -> Option<Queue> {
+    const LISTEN: u8 = 10;
+    /// The beginning of `tcp_info` (linux/tcp.h); the kernel writes as much as there is room for.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        state: u8,
+        _flags: [u8; 7],
+        _times_and_sizes: [u32; 4],
+        unacked: u32,
+        sacked: u32,
+    }
+    let mut info = Info::default();
+    let mut length = size_of::<Info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which the struct has, and integers may have
+    // any value.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    let is_told = result == 0 && length as usize == size_of::<Info>() && info.state == LISTEN;
+    is_told.then(|| Queue { queued: info.unacked.into(), backlog: Some(info.sacked.into()) })
+}
+
+/// Sends what a stream takes without waiting, and with its first byte the descriptor, if there is
+/// one (unix(7)).
+///
+/// # Errors
+///
+/// `WouldBlock` when the buffer is full, `QuotaExceeded` when this user has too many descriptors in
+/// flight, of which nothing tells when it is over.
+pub(crate) fn send(
+    stream: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptor = descriptor.as_slice();
+    if !descriptor.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptor)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    match rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, flags) {
+        Ok(sent) => Ok(sent),
+        Err(Errno::TOOMANYREFS) => Err(io::ErrorKind::QuotaExceeded.into()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Makes a listening Unix socket refuse new connections; those in its queue stay (unix(7)).
@@ -306,4 +383,81 @@ pub(crate) fn receive_from(
     // The kernel writes no address at all, not even its family, for a Unix socket that has none.
     let from = if from.len() == 0 { socket2::SockAddr::unix("")? } else { from };
     Ok((bytes, from))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::time::{Duration, Instant};
+
+    use socket2::{SockAddr, Socket};
+
+    use super::*;
+
+    const BACKLOG: u64 = 5;
+
+    /// Waits, a handshake being done by the kernel, for as many to be in the queue.
+    fn is_queued(listener: &Socket, queued: u64) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let wanted = Some(Queue { queued, backlog: Some(BACKLOG) });
+        while queue(listener.as_fd()) != wanted {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    fn listener_tells_its_queue(domain: Domain, kind: Type, address: &SockAddr) {
+        let listener = Socket::new(domain, kind, None).unwrap();
+        listener.bind(address).unwrap();
+        assert_eq!(queue(listener.as_fd()), None, "it does not listen");
+        listener.listen(BACKLOG as i32).unwrap();
+        assert!(is_queued(&listener, 0));
+
+        let mut clients = Vec::new();
+        for queued in 1..=3 {
+            let client = Socket::new(domain, kind, None).unwrap();
+            client.connect(&listener.local_addr().unwrap()).unwrap();
+            assert_eq!(queue(client.as_fd()), None, "a connection is no listener");
+            clients.push(client);
+            assert!(is_queued(&listener, queued));
+        }
+        let copy = listener.try_clone().unwrap();
+        drop(copy.accept().unwrap());
+        assert!(is_queued(&listener, 2));
+    }
+
+    #[test]
+    fn a_tcp_listener_tells_its_queue() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let address: SocketAddr = address.parse().unwrap();
+            listener_tells_its_queue(Domain::for_address(address), Type::STREAM, &address.into());
+        }
+    }
+
+    #[test]
+    fn a_unix_listener_tells_its_queue() {
+        for kind in [Type::STREAM, Type::SEQPACKET] {
+            let name = format!("\0handover-queue-{}-{kind:?}", std::process::id());
+            listener_tells_its_queue(Domain::UNIX, kind, &SockAddr::unix(name).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_datagram_socket_tells_no_queue() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"x", socket.local_addr().unwrap()).unwrap();
+        assert_eq!(queue(socket.as_fd()), None);
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        theirs.send(b"x").unwrap();
+        assert_eq!(queue(ours.as_fd()), None);
+    }
+
+    #[test]
+    fn what_is_no_socket_tells_no_queue() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(queue(file.as_fd()), None);
+    }
 }

@@ -9,17 +9,18 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use super::executable::Executable;
 use super::process::Process;
 use super::signals::SignalSet;
 
 /// What to start, and how.
 #[derive(Debug)]
 pub(crate) struct Command<'a> {
-    /// The path of the program; not searched for.
-    pub(crate) executable: &'a CStr,
+    /// The program.
+    pub(crate) executable: &'a Executable,
     /// All arguments, the zeroth included.
     pub(crate) arguments: &'a [CString],
     /// The whole environment, as `NAME=value`.
@@ -27,13 +28,15 @@ pub(crate) struct Command<'a> {
     /// The working directory.
     pub(crate) directory: &'a CStr,
     /// The one descriptor that is inherited, under its number.
-    pub(crate) inherit: BorrowedFd<'a>,
-    /// What becomes the stderr of the process; ours if `None`.
-    pub(crate) stderr: Option<BorrowedFd<'a>>,
+    pub(crate) inherit: Option<BorrowedFd<'a>>,
+    /// What becomes stdin, stdout and stderr of the process; ours where `None`.
+    pub(crate) streams: [Option<BorrowedFd<'a>>; 3],
     /// Signals that the process starts with blocked.
     pub(crate) blocked: SignalSet,
     /// Whose child it is.
     pub(crate) parent: Parent,
+    /// Whose process group it is in.
+    pub(crate) group: Group,
 }
 
 /// Whose child a started process becomes.
@@ -46,6 +49,16 @@ pub(crate) enum Parent {
     Ours,
 }
 
+/// Which process group a started process is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// This process's.
+    #[default]
+    Ours,
+    /// One of its own: it can be ended together with all that it starts.
+    Own,
+}
+
 /// What could not be done.
 #[derive(Debug)]
 pub(crate) enum Error {
@@ -55,12 +68,14 @@ pub(crate) enum Error {
     Directory(io::Error),
     /// The program could not be executed.
     Execute(io::Error),
+    /// The program can be executed by its path only, which leads to another file by now.
+    Replaced,
 }
 
 /// Where the new process says what went wrong, in the memory that it shares with us.
 const NOTHING: c_int = 0;
 const DIRECTORY: c_int = 1;
-const DESCRIPTORS: c_int = 2;
+const SET_UP: c_int = 2;
 const EXECUTE: c_int = 3;
 
 /// The stack of the new process until it executes; its calls need some hundred bytes.
@@ -69,31 +84,65 @@ const STACK_BYTES: usize = 64 * 1024;
 /// The highest signal number of Linux, plus one (`_NSIG`).
 const SIGNALS: c_int = 65;
 
+/// For what there is no descriptor.
+const NONE: RawFd = -1;
+
 struct Plan {
-    executable: *const c_char,
+    /// The program, or `NONE` if the path is to be taken.
+    file: RawFd,
+    path: *const c_char,
     arguments: *const *const c_char,
     environment: *const *const c_char,
     directory: *const c_char,
     inherit: RawFd,
-    stderr: RawFd,
+    streams: [RawFd; 3],
     blocked: *const SignalSet,
+    group: Group,
     failed: c_int,
     errno: c_int,
 }
 
 impl Command<'_> {
     /// Starts the process; returns when it executes its program or has failed to.
+    ///
+    /// The file that was opened is executed, whatever its path leads to by now (execveat(2)). Where
+    /// that cannot be, the path is taken if it still leads there. A script cannot be executed like
+    /// that: its interpreter opens it by a name, which would be that of our descriptor, and that is
+    /// closed on exec (so for binfmt_misc); the kernel says `ENOENT`. Kernels without the call say
+    /// `ENOSYS`, and filters of system calls that do not know it `ENOSYS` or `EPERM`. If one of these
+    /// has another cause, the second try fails of it as well.
     pub(crate) fn spawn(&self) -> Result<Process, Error> {
+        const NEEDS_PATH: [c_int; 3] = [libc::ENOENT, libc::ENOSYS, libc::EPERM];
+        match self.start(self.executable.as_fd().as_raw_fd()) {
+            Err(Error::Execute(why))
+                if why.raw_os_error().is_some_and(|why| NEEDS_PATH.contains(&why)) =>
+            {
+                if self.executable.is_in_place() { self.start(NONE) } else { Err(Error::Replaced) }
+            }
+            started => started,
+        }
+    }
+
+    fn start(&self, file: RawFd) -> Result<Process, Error> {
         let arguments = pointers(self.arguments);
         let environment = pointers(self.environment);
+        let mut aside = Vec::new();
+        let file = beyond_standard(file, &mut aside).map_err(Error::Clone)?;
+        let mut streams = [NONE; 3];
+        for (stream, fd) in streams.iter_mut().zip(self.streams) {
+            let fd = fd.map_or(NONE, |fd| fd.as_raw_fd());
+            *stream = beyond_standard(fd, &mut aside).map_err(Error::Clone)?;
+        }
         let mut plan = Plan {
-            executable: self.executable.as_ptr(),
+            file,
+            path: self.executable.path().as_ptr(),
             arguments: arguments.as_ptr(),
             environment: environment.as_ptr(),
             directory: self.directory.as_ptr(),
-            inherit: self.inherit.as_raw_fd(),
-            stderr: self.stderr.map_or(-1, |fd| fd.as_raw_fd()),
+            inherit: self.inherit.map_or(NONE, |fd| fd.as_raw_fd()),
+            streams,
             blocked: &self.blocked,
+            group: self.group,
             failed: NOTHING,
             errno: 0,
         };
@@ -132,7 +181,7 @@ impl Command<'_> {
         let error = match plan.failed {
             NOTHING => return Ok(process),
             DIRECTORY => Error::Directory(why()),
-            DESCRIPTORS => Error::Clone(why()),
+            SET_UP => Error::Clone(why()),
             _ => Error::Execute(why()),
         };
         process.reap();
@@ -152,6 +201,20 @@ fn without_pidfd(pid: c_int) -> io::Error {
     io::ErrorKind::Unsupported.into()
 }
 
+/// The number, or that of a duplicate which is not in the way of the standard streams: a process
+/// whose own are closed gets such numbers for what it opens.
+fn beyond_standard(number: RawFd, aside: &mut Vec<OwnedFd>) -> io::Result<RawFd> {
+    if number == NONE || number > libc::STDERR_FILENO {
+        return Ok(number);
+    }
+    // SAFETY: the descriptor is borrowed by the command, and so open.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    let duplicate = rustix::io::fcntl_dupfd_cloexec(fd, libc::STDERR_FILENO + 1)?;
+    let number = duplicate.as_raw_fd();
+    aside.push(duplicate);
+    Ok(number)
+}
+
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
@@ -166,21 +229,35 @@ extern "C" fn enter(plan: *mut c_void) -> c_int {
     if unsafe { libc::chdir(plan.directory) } != 0 {
         return give_up(plan, DIRECTORY);
     }
-    // SAFETY: plain numbers; the flag is of this process's copy of the descriptor table.
-    let inherited = unsafe { libc::fcntl(plan.inherit, libc::F_SETFD, 0) };
-    // SAFETY: as above; dup2 does not copy close-on-exec, but does nothing between equals.
-    let redirected = match plan.stderr {
-        ..0 => true,
-        2 => unsafe { libc::fcntl(2, libc::F_SETFD, 0) == 0 },
-        stderr => unsafe { libc::dup2(stderr, 2) == 2 },
-    };
-    if inherited != 0 || !redirected {
-        return give_up(plan, DESCRIPTORS);
+    let mut done = true;
+    if plan.inherit != NONE {
+        // SAFETY: plain numbers; the flag is of this process's copy of the descriptor table.
+        done = unsafe { libc::fcntl(plan.inherit, libc::F_SETFD, 0) } == 0;
+    }
+    for (number, stream) in (0..).zip(plan.streams) {
+        if stream != NONE {
+            // SAFETY: as above; the copy has no close-on-exec, as the two numbers differ.
+            done &= unsafe { libc::dup2(stream, number) } == number;
+        }
+    }
+    if plan.group == Group::Own {
+        // SAFETY: plain numbers. A new process leads no session, so it may do that.
+        done &= unsafe { libc::setpgid(0, 0) } == 0;
+    }
+    if !done {
+        return give_up(plan, SET_UP);
     }
     // SAFETY: the set outlives the call. All handlers that are not to run here are gone.
     unsafe { (*plan.blocked).block() };
-    // SAFETY: null-terminated arrays of C strings that outlive the call.
-    unsafe { libc::execve(plan.executable, plan.arguments, plan.environment) };
+    let Plan { file, path, arguments, environment, .. } = *plan;
+    if file == NONE {
+        // SAFETY: null-terminated arrays of C strings that outlive the call.
+        unsafe { libc::execve(path, arguments, environment) };
+    } else {
+        let (call, empty, flags) = (libc::SYS_execveat, c"".as_ptr(), libc::AT_EMPTY_PATH);
+        // SAFETY: as above, and an open descriptor.
+        unsafe { libc::syscall(call, file, empty, arguments, environment, flags) };
+    }
     give_up(plan, EXECUTE)
 }
 

@@ -8,6 +8,7 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod connection;
+mod events;
 mod register;
 mod socket;
 mod waiter;

@@ -412,7 +412,7 @@ mod tests {
             let endpoint = Endpoint::new(
                 name,
                 String::new(),
-                Bound { fd: bound.into(), unheard: None, shared: false },
+                Bound { fd: bound.into(), unheard: None, shared: false, inherited: false },
                 Stance::Open,
                 in_flight,
             );

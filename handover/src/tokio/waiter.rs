@@ -81,7 +81,7 @@ impl Running {
         self.handle.draining()
     }
 
-    /// Comes when no predecessor runs any more; at once where there was none.
+    /// Comes when no older generation runs any more; at once where there was none.
     pub fn predecessor_gone(&self) -> Until {
         self.handle.predecessor_gone()
     }

@@ -100,6 +100,14 @@ impl Stage {
         self.service.wait_line(|line| line.starts_with(start), soon()).unwrap()
     }
 
+    /// Waits until a generation serves, and returns its process.
+    pub(crate) fn wait_generation(&self, generation: u64) -> Pid {
+        let end = format!(" generation {generation}");
+        let matches = |line: &str| line.starts_with("serving ") && line.ends_with(&end);
+        let line = self.service.wait_line(matches, soon()).unwrap();
+        pid_in(&line, "serving ").expect("a pid")
+    }
+
     /// A connection that the process which serves has accepted and answered, and holds.
     pub(crate) fn hold(&self) -> Held {
         Held::new(self.address)
@@ -119,6 +127,12 @@ impl Asked<'_> {
     pub(crate) fn line(&self, start: &str) -> String {
         let matches = |line: &str| line.starts_with(start);
         self.stage.service.wait_line_after(self.since, matches, soon()).unwrap()
+    }
+
+    /// Everything that was printed since.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let lines = self.stage.service.lines().into_iter().skip(self.since);
+        lines.map(|line| line.text).collect()
     }
 
     /// Waits for the verdict.

@@ -72,6 +72,7 @@ fn main() -> ExitCode {
 
 fn start(config: &Config) -> Fallible<Handover> {
     let builder = Handover::builder()
+        .max_generations(100)
         .drain_timeout(config.drain_timeout)
         .on_verdict(|verdict| say!("verdict {verdict}"));
     Ok(builder.start()?)

@@ -27,7 +27,8 @@ use settings::Settings;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let settings = Settings::read();
-    let handover = settings.apply(Handover::builder()).on_verdict(tell).start()?;
+    let handover =
+        settings.apply(Handover::builder()).max_generations(100).on_verdict(tell).start()?;
     let generation = handover.generation();
     if settings.nested {
         println!("nested generation {generation} successor {}", handover.is_successor());

@@ -11,6 +11,8 @@
 //! | `--early-gate FIFO`, `--late-gate FIFO` | provide a state of that kind, and if the FIFO is there, wait for somebody to write to it |
 //! | `--pid-file FILE`, `--ready-timeout MS`, `--commit-timeout MS`, `--drain-timeout MS`, `--sibling` | as the builder has it |
 //! | `--chdir DIRECTORY` | go there once started |
+//! | `--check`, `--check-timeout MS` | have executables checked, by starting them with `--checking` |
+//! | `--checking` | do what the script says at `check`, and exit |
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -28,8 +30,14 @@ use handover::{Builder, Connection, Handle, Handover, SuccessorParent, TcpListen
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 fn main() -> ExitCode {
-    println!("starting {}", id());
     let options = Options::parse(env::args_os().skip(1).map(|arg| arg.to_string_lossy().into()));
+    if options.is_set("--checking") {
+        println!("checking {}", id());
+        Script::read(options.path("--script")).reach("check");
+        println!("checked {}", id());
+        return ExitCode::SUCCESS;
+    }
+    println!("starting {}", id());
     match if options.is_set("--tokio") { serve_in_tokio(&options) } else { serve(&options) } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -170,7 +178,7 @@ impl Options {
     }
 
     fn builder(&self) -> Builder {
-        let mut builder = Handover::builder().on_verdict(print_verdict);
+        let mut builder = Handover::builder().max_generations(100).on_verdict(print_verdict);
         if let Some(path) = self.path("--pid-file") {
             builder = builder.pid_file(path);
         }
@@ -182,6 +190,12 @@ impl Options {
         }
         if let Some(timeout) = self.milliseconds("--drain-timeout") {
             builder = builder.drain_timeout(timeout);
+        }
+        if self.is_set("--check") {
+            builder = builder.check(["--checking", "--script", self.text("--script")]);
+        }
+        if let Some(timeout) = self.milliseconds("--check-timeout") {
+            builder = builder.check_timeout(timeout);
         }
         if self.is_set("--sibling") {
             builder = builder.successor_parent(SuccessorParent::Supervisor);
@@ -236,7 +250,7 @@ fn print_verdict(verdict: &Verdict) {
 
 /// What to do at which point: one line each, `POINT ACTION ...`.
 ///
-/// The points are `start` (the library has not been called), `adopted` (the predecessor's things
+/// The points are `check` (in the check, not in a successor), `start` (the library has not been called), `adopted` (the predecessor's things
 /// are here), `ready` (just before it is said), `serving` and `drained`.
 struct Script(Vec<Vec<String>>);
 
@@ -289,6 +303,10 @@ fn act(point: &str, action: &str, argument: &str) {
         }
         "panic" => panic!("{argument}"),
         "raw" => speak(argument),
+        "rename" => {
+            let (from, to) = argument.split_once(' ').unwrap_or_default();
+            fs::rename(from, to).expect("both names are in one folder");
+        }
         "shout" => shout(argument.parse().unwrap_or(0)),
         "shout-aside" => {
             let bytes = argument.parse().unwrap_or(0);

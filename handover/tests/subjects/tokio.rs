@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().expect("FOLDER RUNTIME HOW");
     let (folder, runtime, how) = (PathBuf::from(next()), next(), next());
-    let handover = Handover::builder().start()?;
+    let handover = Handover::builder().max_generations(100).start()?;
     if how == "no-runtime" {
         return outside(handover);
     }

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -18,24 +18,26 @@ use super::*;
 
 /// What a test starts, with its stderr in a pipe.
 struct Start {
-    executable: CString,
+    executable: PathBuf,
     arguments: Vec<CString>,
     environment: Vec<CString>,
     directory: CString,
     blocked: SignalSet,
     parent: Parent,
+    group: Group,
 }
 
 impl Start {
     fn of(executable: impl AsRef<Path>) -> Self {
-        let executable = c(executable.as_ref().to_str().unwrap());
+        let executable = executable.as_ref().to_owned();
         Self {
-            arguments: vec![executable.clone()],
+            arguments: vec![c(executable.to_str().unwrap())],
             executable,
             environment: Vec::new(),
             directory: c("/"),
             blocked: SignalSet::blocked(),
             parent: Parent::Us,
+            group: Group::Ours,
         }
     }
 
@@ -47,18 +49,26 @@ impl Start {
     }
 
     fn spawn(&self, stderr: Option<BorrowedFd<'_>>) -> Result<Process, Error> {
-        let (inherited, _) = io::pipe().unwrap();
-        let command = Command {
-            executable: &self.executable,
+        let executable = Executable::open(&self.executable).map_err(Error::Execute)?;
+        while_nothing_spawns(|| self.command(&executable, [None, None, stderr]).spawn())
+    }
+
+    fn command<'a>(
+        &'a self,
+        executable: &'a Executable,
+        streams: [Option<BorrowedFd<'a>>; 3],
+    ) -> Command<'a> {
+        Command {
+            executable,
             arguments: &self.arguments,
             environment: &self.environment,
             directory: &self.directory,
-            inherit: inherited.as_fd(),
-            stderr,
+            inherit: None,
+            streams,
             blocked: self.blocked,
             parent: self.parent,
-        };
-        while_nothing_spawns(|| command.spawn())
+            group: self.group,
+        }
     }
 
     fn error(&self) -> Error {
@@ -95,6 +105,7 @@ fn errno(error: Error) -> (&'static str, i32) {
         Error::Clone(source) => ("clone", source.raw_os_error().unwrap()),
         Error::Directory(source) => ("directory", source.raw_os_error().unwrap()),
         Error::Execute(source) => ("execute", source.raw_os_error().unwrap()),
+        Error::Replaced => ("replaced", 0),
     }
 }
 
@@ -194,16 +205,9 @@ fn one_descriptor_is_inherited_beyond_the_standard_three() {
     let (mut reader, writer) = io::pipe().unwrap();
     // Names are expanded before the shell opens what it redirects to.
     let start = Start::script("exec /bin/ls /proc/self/fd >&2");
-    let command = Command {
-        executable: &start.executable,
-        arguments: &start.arguments,
-        environment: &start.environment,
-        directory: &start.directory,
-        inherit: inherited.as_fd(),
-        stderr: Some(writer.as_fd()),
-        blocked: start.blocked,
-        parent: Parent::Us,
-    };
+    let executable = Executable::open(&start.executable).unwrap();
+    let mut command = start.command(&executable, [None, None, Some(writer.as_fd())]);
+    command.inherit = Some(inherited.as_fd());
     let process = while_nothing_spawns(|| command.spawn()).unwrap();
     drop(writer);
     let mut text = String::new();
@@ -230,6 +234,149 @@ fn strays() -> Vec<RawFd> {
         unsafe { libc::fcntl(*number, libc::F_GETFD) == 0 }
     };
     numbers.filter(|number| *number > 2).filter(inherited).collect()
+}
+
+#[test]
+fn the_file_that_was_opened_is_executed_whatever_the_path_leads_to() {
+    let folder = Folder::create();
+    let path = folder.install("/bin/sh", "program");
+    let executable = Executable::open(&path).unwrap();
+    let mut start = Start::script("echo \"$0\" >&2");
+    start.arguments[0] = c("zeroth");
+    start.arguments.push(c("first"));
+    for other in ["/bin/false", "/nowhere"] {
+        fs::remove_file(&path).unwrap();
+        folder.link("program", other);
+        let (mut reader, writer) = io::pipe().unwrap();
+        let command = start.command(&executable, [None, None, Some(writer.as_fd())]);
+        let process = while_nothing_spawns(|| command.spawn()).unwrap();
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert!(ended(&process).unwrap().success());
+        assert!(text.starts_with("first\n"), "{text}");
+    }
+}
+
+#[test]
+fn a_script_is_executed_if_its_path_leads_to_it_still() {
+    let folder = Folder::create();
+    let path = folder.write_executable("script", "#!/bin/sh\necho $0 >&2\n");
+    let (text, status) = Start::of(&path).run();
+    assert!(status.success());
+    assert_eq!(text.trim(), path.to_str().unwrap());
+
+    let executable = Executable::open(&path).unwrap();
+    let start = Start::of(&path);
+    folder.write_executable("script", "#!/bin/sh\nexit 3\n");
+    let command = start.command(&executable, [None; 3]);
+    assert_eq!(errno(while_nothing_spawns(|| command.spawn()).unwrap_err()), ("replaced", 0));
+}
+
+#[test]
+fn where_no_descriptor_can_be_executed_the_path_is_taken() {
+    let folder = Folder::create();
+    let path = folder.install("/bin/sh", "program");
+    for errno in [libc::ENOSYS, libc::EPERM] {
+        let path = path.clone();
+        // A filter is of one thread and its children, and for good.
+        let thread = std::thread::spawn(move || {
+            refuse_execveat(errno);
+            let executable = Executable::open(&path).unwrap();
+            let mut start = Start::of(&path);
+            start.arguments.extend([c("-c"), c("exit 5")]);
+            let process = while_nothing_spawns(|| start.command(&executable, [None; 3]).spawn());
+            assert_eq!(ended(&process.unwrap()).unwrap().code(), Some(5), "{errno}");
+        });
+        thread.join().unwrap();
+    }
+}
+
+/// Has the call fail in this thread and what it starts, as a container's runtime may.
+fn refuse_execveat(errno: c_int) {
+    let number = u32::try_from(libc::SYS_execveat).unwrap();
+    let refusal = libc::SECCOMP_RET_ERRNO | u32::try_from(errno).unwrap();
+    let statement = |code: u32, k| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let mut filter = [
+        // The number of the call comes first in `seccomp_data`.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter {
+            jf: 1,
+            ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number)
+        },
+        statement(libc::BPF_RET | libc::BPF_K, refusal),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: plain numbers.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: the program is well-formed and outlives the call.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program, 0, 0) }, 0);
+}
+
+#[test]
+fn what_may_be_executed_and_not_read_is_executed() {
+    if rustix::process::geteuid().is_root() {
+        return as_nobody("what_may_be_executed_and_not_read_is_executed");
+    }
+    let folder = Folder::create();
+    let path = folder.install("/bin/sh", "program");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o111)).unwrap();
+    assert!(fs::File::open(&path).is_err());
+    let mut start = Start::of(&path);
+    start.arguments.extend([c("-c"), c("exit 5")]);
+    let executable = Executable::open(&path).unwrap();
+    executable.permission().unwrap();
+    fs::remove_file(&path).unwrap();
+    let process = while_nothing_spawns(|| start.command(&executable, [None; 3]).spawn());
+    assert_eq!(ended(&process.unwrap()).unwrap().code(), Some(5));
+}
+
+#[test]
+fn the_standard_streams_are_those_asked_for() {
+    let nothing = super::super::file::nothing().unwrap();
+    let start = Start::script("cat; echo out; echo err >&2");
+    let executable = Executable::open(&start.executable).unwrap();
+    let (mut reader, writer) = io::pipe().unwrap();
+    let streams = [Some(nothing.as_fd()), Some(writer.as_fd()), Some(writer.as_fd())];
+    let command = start.command(&executable, streams);
+    let process = while_nothing_spawns(|| command.spawn()).unwrap();
+    drop(writer);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    ended(&process);
+    assert_eq!(text, "out\nerr\n");
+}
+
+#[test]
+fn what_has_the_number_of_a_standard_stream_is_out_of_its_way() {
+    let mut aside = Vec::new();
+    assert_eq!(beyond_standard(NONE, &mut aside).unwrap(), NONE);
+    let (reader, _writer) = io::pipe().unwrap();
+    let number = reader.as_raw_fd();
+    assert_eq!(beyond_standard(number, &mut aside).unwrap(), number);
+    assert!(aside.is_empty());
+    let number = beyond_standard(2, &mut aside).unwrap();
+    assert!(number > 2);
+    assert_eq!(aside[0].as_raw_fd(), number);
+    let flags = rustix::io::fcntl_getfd(&aside[0]).unwrap();
+    assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+}
+
+#[test]
+fn a_group_ends_together() {
+    let mut start = Start::script("sleep 1000 & echo >&2; wait");
+    start.group = Group::Own;
+    let (mut reader, writer) = io::pipe().unwrap();
+    let process = start.spawn(Some(writer.as_fd())).unwrap();
+    drop(writer);
+    reader.read_exact(&mut [0]).unwrap();
+    process.kill_group().unwrap();
+    assert_eq!(ended(&process).unwrap().signal(), Some(libc::SIGKILL));
+    // The other one had the pipe, too.
+    assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), 0);
+    process.kill_group().unwrap();
 }
 
 #[test]

@@ -1,0 +1,34 @@
+//! What all examples understand: `[ADDRESS] [--control PATH] [--probation SECONDS]`.
+
+use std::time::Duration;
+
+use handover::{Builder, Handover};
+
+/// Reads the command line: the address to listen at, and how to be upgraded.
+pub(crate) fn read(default_address: &str) -> (String, Builder) {
+    read_from(std::env::args().skip(1), default_address).unwrap_or_else(|problem| {
+        eprintln!("{problem}\nusage: [ADDRESS] [--control PATH] [--probation SECONDS]");
+        std::process::exit(2);
+    })
+}
+
+fn read_from(
+    mut arguments: impl Iterator<Item = String>,
+    default_address: &str,
+) -> Result<(String, Builder), String> {
+    let (mut address, mut builder) = (default_address.to_owned(), Handover::builder());
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} wants a value"));
+        match argument.as_str() {
+            "--control" => builder = builder.control(value()?),
+            "--probation" => {
+                let seconds = value()?.parse::<f64>().ok();
+                let probation = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+                builder = builder.probation(probation.ok_or("--probation wants seconds")?);
+            }
+            option if option.starts_with('-') => return Err(format!("there is no {option}")),
+            _ => address = argument,
+        }
+    }
+    Ok((address, builder))
+}

@@ -1,0 +1,193 @@
+//! Taking back over, from both ends.
+
+use std::sync::Arc;
+use std::sync::mpsc::TryRecvError;
+use std::time::Instant;
+
+use super::{Ending, Engine};
+use crate::error::WhoServes;
+use crate::gate::Stance;
+use crate::hooks::{Job, Rollback};
+use crate::state::{Writing, Written, write_all};
+use crate::verdict::Verdict;
+
+/// The predecessor is about to accept again: the application is told first.
+#[derive(Debug)]
+pub(super) struct Resuming {
+    hook: Job,
+    /// When to go on although the application is not done.
+    deadline: Instant,
+    /// What is to be told then.
+    pub(super) verdict: Option<Verdict>,
+}
+
+impl Resuming {
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+/// How far the successor is with giving back what it had.
+#[derive(Debug)]
+pub(super) enum SteppingBack {
+    /// Threads may still be on their way to accept.
+    Stopping { reason: String },
+    /// The application is told.
+    Telling { hook: Option<Job> },
+    /// The states that go back are written.
+    Writing(Writing),
+}
+
+impl Engine {
+    /// All is well with this process, or with its successor, that is on probation.
+    pub(crate) fn confirm(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.healthy(&self.poller);
+        }
+        if let Some(attempt) = &mut self.attempt {
+            attempt.confirm(Instant::now());
+        }
+    }
+
+    /// This process, on probation, should not serve.
+    pub(crate) fn unhealthy(&mut self, reason: &str) {
+        if let Some(link) = &mut self.link {
+            link.unhealthy(reason, false, &self.poller);
+        }
+    }
+
+    /// Accepts again, after the application was told.
+    pub(super) fn begin_resume(&mut self, told_commit: bool, reason: String) {
+        let Some(attempt) = &self.attempt else { return };
+        let generation = attempt.generation();
+        if told_commit && self.config.hooks.has_rollback() {
+            let hooks = Arc::clone(&self.config.hooks);
+            let rollback = Rollback { generation, who_serves: WhoServes::ThisProcess, reason };
+            let hook = Job::start(&self.wake, move || hooks.rollback(&rollback));
+            let deadline = Instant::now() + self.config.commit_timeout;
+            self.resuming = Some(Resuming { hook, deadline, verdict: None });
+            self.step_resuming();
+        } else {
+            self.resume();
+        }
+    }
+
+    pub(super) fn step_resuming(&mut self) {
+        let Some(resuming) = &self.resuming else { return };
+        let late = Instant::now() >= resuming.deadline;
+        if !resuming.hook.is_done() && !late {
+            return;
+        }
+        if late {
+            tracing::error!("on_rollback takes too long: accepting without waiting for it");
+        }
+        let verdict = self.resuming.take().and_then(|resuming| resuming.verdict);
+        self.resume();
+        if let Some(verdict) = verdict {
+            self.conclude(verdict);
+        }
+        self.put_away_attempt();
+    }
+
+    fn resume(&mut self) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.resume();
+        }
+        self.stop_passed_on = false;
+    }
+
+    /// The predecessor takes back over.
+    pub(super) fn begin_step_back(&mut self, reason: String) {
+        tracing::warn!(reason, "the predecessor takes back over");
+        // Paused, and not ended yet: should the predecessor die now, this process serves on.
+        for endpoint in self.registry.endpoints() {
+            endpoint.gate().turn(Stance::Paused);
+        }
+        self.stepping_back = Some(SteppingBack::Stopping { reason });
+    }
+
+    pub(super) fn step_back(&mut self) {
+        loop {
+            let next = match &mut self.stepping_back {
+                None => return,
+                Some(SteppingBack::Stopping { reason }) => {
+                    if self.registry.endpoints().iter().any(|e| e.gate().is_passed()) {
+                        return;
+                    }
+                    let reason = std::mem::take(reason);
+                    SteppingBack::Telling { hook: self.tell_step_back(reason) }
+                }
+                Some(SteppingBack::Telling { hook }) => {
+                    if hook.as_ref().is_some_and(|hook| !hook.is_done()) {
+                        return;
+                    }
+                    match self.stop_serving() {
+                        Some(writing) => SteppingBack::Writing(writing),
+                        None => return self.stepping_back = None,
+                    }
+                }
+                Some(SteppingBack::Writing(writing)) => match writing.next() {
+                    Ok(Written::State(sealed)) => {
+                        if let Some(link) = &mut self.link {
+                            link.return_state(sealed, &self.poller);
+                        }
+                        continue;
+                    }
+                    Ok(Written::Failed { name, error }) => {
+                        tracing::error!(%name, error, "a state does not go back");
+                        continue;
+                    }
+                    Ok(Written::Complete) | Err(TryRecvError::Disconnected) => {
+                        if let Some(link) = &mut self.link {
+                            link.states_complete(&self.poller);
+                        }
+                        return self.stepping_back = None;
+                    }
+                    Err(TryRecvError::Empty) => return,
+                },
+            };
+            self.stepping_back = Some(next);
+        }
+    }
+
+    fn tell_step_back(&self, reason: String) -> Option<Job> {
+        self.config.hooks.has_rollback().then(|| {
+            let hooks = Arc::clone(&self.config.hooks);
+            let generation = self.generation;
+            let rollback = Rollback { generation, who_serves: WhoServes::Predecessor, reason };
+            Job::start(&self.wake, move || hooks.rollback(&rollback))
+        })
+    }
+
+    /// What is queued is the predecessor's again; what only this process has is served to its end.
+    /// Returns the states that go back, if there are any.
+    fn stop_serving(&mut self) -> Option<Writing> {
+        for endpoint in self.registry.endpoints() {
+            if endpoint.inherited {
+                endpoint.end();
+            } else {
+                endpoint.retire();
+            }
+        }
+        let providers = self.late.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if let Some(link) = &mut self.link {
+            link.stopped(providers.len(), &self.poller);
+        }
+        self.operators.rolled_back(self.generation);
+        self.drain(Ending::RolledBack);
+        if providers.is_empty() {
+            return None;
+        }
+        let (in_flight, wake) = (Arc::clone(&self.in_flight), Arc::clone(&self.wake));
+        match write_all(|| (), providers, in_flight, self.config.max_state_bytes, wake) {
+            Ok(writing) => Some(writing),
+            Err(error) => {
+                tracing::error!(%error, "no thread for the states that go back");
+                if let Some(link) = &mut self.link {
+                    link.states_complete(&self.poller);
+                }
+                None
+            }
+        }
+    }
+}
