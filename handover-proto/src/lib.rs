@@ -16,6 +16,8 @@
 //!
 //! - [`Predecessor`] is the end that serves and was asked for an upgrade.
 //! - [`Successor`] is the end that was started to replace it.
+//! - [`Line`] is what the successor's end becomes when the handover is over, and what is passed on to
+//!   whoever serves next, for as long as the predecessor drains.
 //! - [`ToSuccessor`] and [`ToPredecessor`] are the messages; [`decode`] refuses what does not fit.
 //!
 //! The wire format, the state diagrams, and who serves after a crash at each step are written down

@@ -58,7 +58,7 @@ pub struct Predecessor {
     stop_forwarded: bool,
     /// Set once the handover has failed and the successor's end is awaited.
     failing: Option<Failing>,
-    /// Why it has failed, or is about to.
+    /// Why it has failed, also when it is over.
     cause: Option<Cause>,
     /// Whether this process took back over from a successor that may have served.
     took_back: bool,
@@ -112,7 +112,9 @@ impl Predecessor {
         self.cause.as_ref()
     }
 
-    /// When probation ends, if the successor is on it and answers.
+    /// When probation ends, if the successor is on it.
+    ///
+    /// It can end later, for the last `Ping` is to be answered.
     pub fn probation_end(&self) -> Option<Time> {
         (self.phase == Phase::Probation && self.failing.is_none()).then_some(self.deadline)
     }
@@ -234,7 +236,7 @@ impl Predecessor {
     ///
     /// Returns whether it goes to the successor at once. Until `Commit` it is kept and goes along
     /// with that. In both cases it is this process's to honour if the outcome is not
-    /// [`Outcome::Succeeded`], so remember that there was one. Requests that have not left are one.
+    /// [`Outcome::Succeeded`](crate::Outcome::Succeeded), so remember that there was one. Requests that have not left are one.
     pub fn forward_upgrade(&mut self, now: Time) -> bool {
         if self.failing.is_some() || !self.connected {
             return false;

@@ -336,6 +336,12 @@ impl Engine {
                 self.last_generation = self.generation;
                 self.stage = Stage::Claiming;
             }
+            // The predecessor died before it took back over, and the listeners are let go of already.
+            link::Effect::Committed(CommittedBy::Orphaned) | link::Effect::Confirmed
+                if self.ending == Some(Ending::RolledBack) =>
+            {
+                tracing::error!("the predecessor is gone after all: nobody serves");
+            }
             link::Effect::Committed(by) => {
                 if let CommittedBy::Predecessor { upgrade_pending, probation } = by {
                     self.signalled |= upgrade_pending;

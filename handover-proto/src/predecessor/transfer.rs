@@ -14,7 +14,7 @@ impl Predecessor {
     /// [`accepting_stopped`](Self::accepting_stopped).
     ///
     /// The n-th call names [`Slot::State`]`(n)`, counted from 0. More early states than the
-    /// [`Inventory`] announced, or more late ones than [`MAX_STATES`], call the handover off.
+    /// [`Inventory`](crate::Inventory) announced, or more late ones than [`MAX_STATES`], call the handover off.
     pub fn state(&mut self, name: Name, version: u32, bytes: u64, now: Time) {
         let late = match self.phase {
             Phase::Hello | Phase::Transfer | Phase::Initialise => false,

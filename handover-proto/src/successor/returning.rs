@@ -57,9 +57,7 @@ impl Successor {
     /// Whether the predecessor waits for states that have not arrived: do not exit yet.
     pub fn is_returning_states(&self) -> bool {
         self.phase == Phase::Stopped
-            && (self.returning.left > 0
-                || self.returning.outstanding.is_some()
-                || !self.returning.queue.is_empty())
+            && (self.returning.left > 0 || self.returning.outstanding.is_some())
     }
 
     pub(super) fn acked(&mut self, frame: u32) -> Result<(), Violation> {

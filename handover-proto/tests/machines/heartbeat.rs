@@ -15,8 +15,10 @@ const MOMENT: Duration = Duration::from_millis(1);
 fn probation_begins_with_a_question() {
     let mut machine = predecessor_in(Phase::Confirm);
 
+    assert_eq!(machine.probation_end(), None);
     tell_at(&mut machine, &ToPredecessor::Serving {}, at(5));
 
+    assert_eq!(machine.probation_end(), Some(at(35)));
     assert_eq!(sent(&mut machine), [ToSuccessor::Ping {}]);
     assert_eq!(machine.poll_timeout(), Some(at(5) + ANSWER_TIMEOUT));
 }
@@ -45,6 +47,8 @@ fn a_successor_that_does_not_answer_is_rolled_back() {
 
     machine.handle_timeout(at(12));
 
+    assert_eq!(machine.cause(), Some(&Cause::Unresponsive));
+    assert_eq!(machine.probation_end(), None);
     let reason = "the successor does not answer".into();
     assert_eq!(sent(&mut machine), [ToSuccessor::Rollback { reason }]);
     assert_eq!(machine.poll_timeout(), Some(at(12) + ABORT_GRACE));

@@ -94,8 +94,13 @@ fn a_version_that_is_too_long_is_cut() {
 
     old.report(1, report(&"\u{1}".repeat(10 * MAX_TEXT_BYTES)), Time::ZERO);
     carry_to_line(&mut old, &mut line);
+    let cut = LineEvent::Report(report(&"\u{1}".repeat(MAX_TEXT_BYTES)));
+    assert_eq!(events(&mut line), [cut], "by the sender");
 
-    assert_eq!(events(&mut line), [LineEvent::Report(report(&"\u{1}".repeat(MAX_TEXT_BYTES)))]);
+    let long = ToSuccessor::Report { number: 1, report: report(&"x".repeat(10_000)) };
+    line.handle_frame(&encode(&long).expect("it fits a frame"), Received::default());
+    let cut = LineEvent::Report(report(&"x".repeat(MAX_TEXT_BYTES)));
+    assert_eq!(events(&mut line), [cut], "by the receiver");
 }
 
 #[test]

@@ -155,6 +155,13 @@ fn orphaned_on_probation_it_is_confirmed() {
 }
 
 #[test]
+fn listeners_can_be_let_go_once_the_predecessor_has_resumed() {
+    for stage in STAGES {
+        assert_eq!(successor_in(stage).is_replaced(), stage == Stage::Replaced, "{stage:?}");
+    }
+}
+
+#[test]
 fn orphaned_before_the_predecessor_has_resumed_it_serves_again() {
     for stage in [Stage::RollingBack, Stage::Stopped] {
         let mut machine = successor_in(stage);
