@@ -79,8 +79,10 @@ pub enum Event {
     Welcomed {
         /// The number of this generation.
         generation: u64,
-        /// The predecessor, as it sees itself.
-        predecessor: u32,
+        /// The number of the predecessor's generation.
+        predecessor: u64,
+        /// Its process, as it sees itself.
+        pid: u32,
     },
     /// Do: the one descriptor of this frame is the real stderr.
     TakeStderr,
