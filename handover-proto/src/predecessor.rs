@@ -58,7 +58,7 @@ pub struct Predecessor {
     stop_forwarded: bool,
     /// Set once the handover has failed and the successor's end is awaited.
     failing: Option<Failing>,
-    /// Why it has failed, also when it is over.
+    /// Why it has failed, or is about to.
     cause: Option<Cause>,
     /// Whether this process took back over from a successor that may have served.
     took_back: bool,
@@ -112,9 +112,7 @@ impl Predecessor {
         self.cause.as_ref()
     }
 
-    /// When probation ends, if the successor is on it.
-    ///
-    /// It can end later, for the last `Ping` is to be answered.
+    /// When probation ends, if the successor is on it and answers.
     pub fn probation_end(&self) -> Option<Time> {
         (self.phase == Phase::Probation && self.failing.is_none()).then_some(self.deadline)
     }

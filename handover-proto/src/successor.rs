@@ -348,6 +348,7 @@ impl Successor {
             (ToSuccessor::Resumed {}, Phase::Stopped) => {
                 self.phase = Phase::Replaced;
                 self.returning = Returning::default();
+                self.events.push_back(Event::Replaced);
             }
             (
                 ToSuccessor::Abort { reason, versions },

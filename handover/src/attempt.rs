@@ -117,6 +117,7 @@ struct Marks {
     entered: Instant,
     /// When the last frame came.
     received: Instant,
+    on_probation: bool,
     timings: Timings,
 }
 
@@ -172,6 +173,7 @@ impl Attempt {
             begun,
             entered: spawned,
             received: spawned,
+            on_probation: false,
             timings: Timings { preflight, spawn: spawned - spawning, ..Timings::default() },
         };
         Self::new(plan, generation, inventory, process, ours, relay, marks, poller, clock)
@@ -190,7 +192,13 @@ impl Attempt {
     ) -> Result<Self, Box<Failure>> {
         let begun = Instant::now();
         tracing::info!(generation, pid = process.pid(), "a process takes over");
-        let marks = Marks { begun, entered: begun, received: begun, timings: Timings::default() };
+        let marks = Marks {
+            begun,
+            entered: begun,
+            received: begun,
+            on_probation: false,
+            timings: Timings::default(),
+        };
         Self::new(plan, generation, inventory, process, channel, None, marks, poller, clock)
     }
 
@@ -754,7 +762,12 @@ impl Marks {
             P::Transfer => self.timings.hello = took,
             P::Initialise => self.timings.transfer = took,
             P::Commit => self.timings.initialise = took,
-            P::Probation | P::Served => self.timings.confirm += took,
+            P::Probation => {
+                self.timings.confirm += took;
+                self.on_probation = true;
+            }
+            P::Served if self.on_probation => self.timings.probation = took,
+            P::Served => self.timings.confirm += took,
             // From `Ready` to the end of accepting is timed where it is done; the late states and
             // the way to `Serving` are one stretch.
             P::Confirm => self.timings.confirm = took,

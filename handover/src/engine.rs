@@ -62,8 +62,10 @@ pub(crate) struct Engine {
     pub(crate) late_states: Vec<State>,
     pub(crate) early: Providers,
     pub(crate) late: Providers,
-    /// The tie to the predecessor, until the handover is done.
+    /// The tie to the predecessor, until it is a line.
     link: Option<Link>,
+    /// Whether the predecessor cannot take back over any more.
+    confirmed: bool,
     /// The ties to all that are older and drain.
     lines: Lines,
     /// What a rollback goes back to.
@@ -135,6 +137,7 @@ impl Engine {
             late_states: Vec::new(),
             early: Providers::default(),
             late: Providers::default(),
+            confirmed: link.is_none(),
             link,
             lines: Lines::default(),
             previous: None,
@@ -171,7 +174,7 @@ impl Engine {
             stage: self.stage,
             ending: self.ending,
             predecessor_gone: self.link.is_none() && self.lines.is_empty(),
-            confirmed: self.stage >= Stage::Serving && self.link.is_none(),
+            confirmed: self.stage >= Stage::Serving && self.confirmed,
             drained: self.drained,
         }
     }
@@ -179,6 +182,7 @@ impl Engine {
     pub(crate) fn who_serves(&self) -> WhoServes {
         match self.stage {
             Stage::Serving if self.stands_by() => WhoServes::Successor,
+            Stage::Serving if self.stepping_back.is_some() => WhoServes::Predecessor,
             Stage::Serving => WhoServes::ThisProcess,
             Stage::Draining | Stage::Done if self.ending == Some(Ending::HandedOver) => {
                 WhoServes::Successor
@@ -332,12 +336,6 @@ impl Engine {
                 self.last_generation = self.generation;
                 self.stage = Stage::Claiming;
             }
-            // The predecessor died before it took back over, and the listeners are let go of already.
-            link::Effect::Committed(CommittedBy::Orphaned) | link::Effect::Confirmed
-                if self.ending == Some(Ending::RolledBack) =>
-            {
-                tracing::error!("the predecessor is gone after all: nobody serves");
-            }
             link::Effect::Committed(by) => {
                 if let CommittedBy::Predecessor { upgrade_pending, probation } = by {
                     self.signalled |= upgrade_pending;
@@ -352,6 +350,7 @@ impl Engine {
             link::Effect::Upgrade => self.want_upgrade(),
             link::Effect::Stop(drain) => self.want_stop(drain),
             link::Effect::StopServing(reason) => self.begin_step_back(reason),
+            link::Effect::Replaced => self.replaced(),
             link::Effect::PredecessorGone => tracing::info!("the predecessor is gone"),
             link::Effect::Failed(failure) => {
                 self.failure = Some(self.error(failure_kind(failure)));
@@ -373,17 +372,26 @@ impl Engine {
         tracing::info!(generation, "confirmed");
         self.events.push(Event::Confirmed { generation });
         self.confirm_hook(generation, WhoServes::ThisProcess);
-        if let Some(link) = self.link.take() {
-            // Older than this one, and by its number if there was no rollback; it will say.
-            let theirs = link.predecessor();
-            if let Some(channel) = link.into_line() {
-                self.lines.add(theirs, channel, &self.poller);
-                self.lines.inquire(&self.poller);
-            }
-        }
+        self.confirmed = true;
         self.operators.confirmed(generation);
         // What was asked for meanwhile can be done.
         self.wake.set();
+    }
+
+    /// Makes a line of the tie to a predecessor that drains.
+    ///
+    /// When there is a use for it and not at once: a predecessor that does not know yet that this
+    /// process serves could call the handover off after all, and a line would not know that.
+    fn settle_link(&mut self) {
+        if !self.confirmed || self.stepping_back.is_some() {
+            return;
+        }
+        if let Some(link) = self.link.take_if(|link| link.is_flushed()) {
+            let generation = link.predecessor();
+            if let Some(channel) = link.into_line() {
+                self.lines.add(generation, channel, &self.poller);
+            }
+        }
     }
 
     fn confirm_hook(&self, generation: u64, who_serves: WhoServes) {
@@ -415,7 +423,7 @@ impl Engine {
     fn serve(&mut self) {
         self.stage = Stage::Serving;
         self.since = Instant::now();
-        self.stepping_back = None;
+        self.serve_after_all();
         for endpoint in self.registry.endpoints() {
             endpoint.open();
         }
@@ -525,9 +533,16 @@ impl Engine {
             return;
         }
         let drain = self.drain_timeout();
-        if let Some(link) = &mut self.link {
+        if !std::mem::replace(&mut self.stop_passed_on, true)
+            && let Some(link) = &mut self.link
+        {
             link.stop(Some(drain), &self.poller);
         }
+        if self.stepping_back.is_some() && !in_a_hurry {
+            // The predecessor serves in a moment, and then it stops.
+            return;
+        }
+        self.stepping_back = None;
         self.lines.stop(if in_a_hurry { Duration::ZERO } else { drain }, &self.poller);
         for endpoint in self.registry.endpoints() {
             endpoint.retire();

@@ -28,6 +28,7 @@ pub(crate) enum Effect {
     Upgrade,
     Stop(Option<Duration>),
     StopServing(String),
+    Replaced,
     PredecessorGone,
     Failed(Failure),
 }
@@ -146,6 +147,11 @@ impl Link {
     pub(crate) fn refuse(&mut self, reason: &str, poller: &Poller) {
         self.machine.refuse(reason);
         self.flush(poller);
+    }
+
+    /// Whether everything was said that there is to say.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.unsent.is_none()
     }
 
     /// Whether the predecessor can take back over.
@@ -278,6 +284,7 @@ impl Link {
                 SuccessorEvent::Confirmed => effects.push(Effect::Confirmed),
                 SuccessorEvent::Upgrade => effects.push(Effect::Upgrade),
                 SuccessorEvent::Stop { drain } => effects.push(Effect::Stop(drain)),
+                SuccessorEvent::Replaced => effects.push(Effect::Replaced),
                 SuccessorEvent::RollBack { reason } => effects.push(Effect::StopServing(reason)),
                 SuccessorEvent::Ignored(violation) => {
                     tracing::warn!(%violation, "the predecessor broke the protocol");

@@ -439,6 +439,8 @@ pub struct Timings {
     /// From there, late states included, to the successor's word that it accepts: the kernel queued
     /// for no longer than that.
     pub confirm: Duration,
+    /// For how long the successor was on probation.
+    pub probation: Duration,
     /// Everything.
     pub total: Duration,
 }

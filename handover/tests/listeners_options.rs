@@ -165,28 +165,35 @@ fn a_socket_that_is_handed_over_keeps_what_was_asked_of_it() {
     assert_eq!(asked(address), subject.pid());
 }
 
-/// The socket of that name, out of the process that serves.
+/// The socket of that name, out of the process that serves: `t` listens, `u` takes datagrams.
 fn copy_of(subject: &Subject, name: &str) -> socket2::Socket {
     let address = subject.address(name);
     let pid = rustix::process::Pid::from_raw(subject.pid().cast_signed()).unwrap();
     let flags = rustix::process::PidfdFlags::empty();
     let pidfd = rustix::process::pidfd_open(pid, flags).unwrap();
-    let none = rustix::process::PidfdGetfdFlags::empty();
-    let numbers = handover_testkit::process::fds(subject.pid()).into_iter();
-    let sockets = numbers.filter(|(_, name)| name.starts_with("socket:")).map(|(number, _)| {
-        socket2::Socket::from(rustix::process::pidfd_getfd(&pidfd, number, none).unwrap())
-    });
-    let kind = if subject.count(&format!("before_bind {name}")) == 1 && name == "u" {
-        socket2::Type::DGRAM
-    } else {
-        socket2::Type::STREAM
+    let copy = |number| {
+        let none = rustix::process::PidfdGetfdFlags::empty();
+        match rustix::process::pidfd_getfd(&pidfd, number, none) {
+            Ok(copy) => Some(copy),
+            // It was closed after it was listed.
+            Err(rustix::io::Errno::BADF) => None,
+            Err(error) => panic!("descriptor {number} cannot be copied: {error}"),
+        }
     };
+    // What a listener has accepted has its address, too. And another file may have got the number.
     let is_it = |socket: &socket2::Socket| {
         let local = socket.local_addr().ok().and_then(|local| local.as_socket());
-        local == Some(address) && socket.r#type().ok() == Some(kind)
+        let is_of_kind = match socket.r#type() {
+            Ok(socket2::Type::STREAM) => name == "t" && socket.is_listener().unwrap(),
+            Ok(socket2::Type::DGRAM) => name == "u",
+            _ => false,
+        };
+        local == Some(address) && is_of_kind
     };
-    let mut sockets = sockets;
-    sockets.find(is_it).expect("the process has it open")
+    let listed = handover_testkit::process::fds(subject.pid()).into_iter();
+    let sockets = listed.filter(|(_, file)| file.starts_with("socket:"));
+    let mut copies = sockets.filter_map(|(number, _)| copy(number).map(socket2::Socket::from));
+    copies.find(is_it).expect("the process has it open")
 }
 
 fn backlog(subject: &Subject, name: &str) -> u32 {

@@ -213,8 +213,8 @@ fn a_stop_while_a_provider_runs_calls_the_upgrade_off_and_stops() {
         subject.service.signal(Signal::TERM);
 
         assert!(old.answer().contains("this process was told to stop"));
-        subject.service.wait_all_gone(soon()).unwrap();
-        assert!(subject.printed("draining 1 Stopped"));
-        assert_eq!(subject.service.exit_status(soon()).unwrap().code(), Some(0));
+        let finished = subject.service.finish(soon()).unwrap();
+        assert!(finished.stdout().contains("draining 1 Stopped\n"));
+        assert_eq!(finished.status.code(), Some(0), "{}", finished.stderr());
     }
 }

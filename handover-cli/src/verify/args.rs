@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::target::HttpUrl;
+use crate::duration::positive_duration;
 
 /// Upgrade a running HTTP service under load, and account for every request.
 ///
@@ -110,11 +111,3 @@ Examples:
       --upgrade 'kill -HUP \"$HANDOVER_VERIFY_PID\"'
   handover verify --url http://127.0.0.1:8080/health --upgrades 100 \\
       --identity-header x-pid --upgrade 'systemctl reload my.service'";
-
-fn positive_duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if duration.is_zero() {
-        return Err("must be longer than nothing, such as 10s".to_owned());
-    }
-    Ok(duration)
-}

@@ -81,8 +81,8 @@ impl Predecessor {
         // What has not left is of no use to a successor that must go, a late `Commit` least of all.
         self.queue.clear();
         self.outbox.clear();
-        let awaits = Awaits::End { by: now + grace };
         self.cause = Some(cause.clone());
+        let awaits = Awaits::End { by: now + grace };
         self.failing = Some(Failing { phase, cause, resume, awaits });
         if is_there {
             self.send(&farewell, vec![], now);

@@ -104,7 +104,7 @@ pub enum Event {
     Adopted,
     /// Do: accept. The handover is done. Comes again, as [`CommittedBy::Orphaned`], if the
     /// predecessor dies after [`Event::RollBack`] and before it has taken back over: keep the
-    /// listeners until [`Successor::is_replaced`] or the exit.
+    /// listeners until the exit.
     Committed(CommittedBy),
     /// Know: the predecessor does not take back over any more. Comes once, without probation right
     /// after [`Event::Committed`].
@@ -121,7 +121,9 @@ pub enum Event {
         /// How long what is in flight may take at most.
         drain: Option<Duration>,
     },
-    /// Do: stop accepting, call [`Successor::stopped`], drain and exit.
+    /// Know: the predecessor serves again. Drain and exit.
+    Replaced,
+    /// Do: stop accepting, call [`Successor::stopped`], and wait for [`Event::Replaced`].
     RollBack {
         /// Why.
         reason: String,

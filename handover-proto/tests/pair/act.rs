@@ -170,6 +170,9 @@ impl Pair {
                     assert!(!confirmed || self.script.probation.is_none(), "{:#?}", self.steps);
                     new.go(&self.script);
                 }
+                SuccessorEvent::Replaced => {
+                    assert!(!new.accepts, "{:#?}", self.steps);
+                }
                 SuccessorEvent::Stop { .. } => {
                     new.stopping = true;
                     new.go(&self.script);

@@ -1,17 +1,23 @@
 //! The operator's end of the control socket.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::{Answer, Request};
+use crate::sys::channel::receive_with_descriptor;
+use crate::sys::poll::wait_readable;
 
 /// The longest answer that is read, in bytes.
-const MAX_ANSWER_BYTES: u64 = 16 << 20;
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// How much is read in one call.
+const READ_BYTES: usize = 16 * 1024;
 
 /// A connection to the process that serves, as it was when this was made.
 ///
@@ -20,9 +26,13 @@ const MAX_ANSWER_BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
-    stream: BufReader<UnixStream>,
-    /// What was read of a line that was not at its end when the timeout came.
-    line: Vec<u8>,
+    stream: UnixStream,
+    /// What has come and was not looked at yet.
+    bytes: Vec<u8>,
+    /// Up to where there is no end of a line in it.
+    searched: usize,
+    /// What came with it.
+    descriptor: Option<OwnedFd>,
 }
 
 impl Client {
@@ -34,7 +44,9 @@ impl Client {
     pub fn connect(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let path = path.as_ref().to_owned();
         match UnixStream::connect(&path) {
-            Ok(stream) => Ok(Self { path, stream: BufReader::new(stream), line: Vec::new() }),
+            Ok(stream) => {
+                Ok(Self { path, stream, bytes: Vec::new(), searched: 0, descriptor: None })
+            }
             Err(source) => Err(ClientError::Connect { path, source }),
         }
     }
@@ -43,7 +55,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// If the service has closed the connection.
+    /// If the connection is of no use. That the service has closed it is told by the next answer.
     pub fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         let line = serde_json::to_vec(request).map_err(|e| self.io(e.into()))?;
         self.send_line(line)
@@ -53,14 +65,19 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// If the service has closed the connection.
+    /// If the connection is of no use. That the service has closed it is told by the next answer.
     pub fn send_command(&mut self, command: &Value) -> Result<(), ClientError> {
         self.send_line(command.to_string().into_bytes())
     }
 
     fn send_line(&mut self, mut line: Vec<u8>) -> Result<(), ClientError> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line).map_err(|source| self.io(source))
+        match self.stream.write_all(&line) {
+            // It has said why before it closed: that is read next.
+            Err(e) if matches!(e.kind(), BrokenPipe | ConnectionReset) => Ok(()),
+            sent => sent.map_err(|source| self.io(source)),
+        }
     }
 
     /// Waits for the next line; `None` when the service has closed the connection.
@@ -82,24 +99,68 @@ impl Client {
         &mut self,
         timeout: Option<Duration>,
     ) -> Result<Option<Answer>, ClientError> {
-        // A timeout of zero is refused by the call.
-        let timeout = timeout.map(|timeout| timeout.max(Duration::from_micros(1)));
-        self.stream.get_ref().set_read_timeout(timeout).map_err(|source| self.io(source))?;
-        let room = MAX_ANSWER_BYTES.saturating_sub(self.line.len() as u64);
-        let mut limited = (&mut self.stream).take(room);
-        match limited.read_until(b'\n', &mut self.line) {
-            Ok(_) => {}
-            Err(source) => return Err(self.io(source)),
+        let Some(line) = self.next_line_within(timeout)? else { return Ok(None) };
+        match serde_json::from_slice(&line) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(source) => Err(ClientError::Answer { path: self.path.clone(), source }),
         }
-        let line = std::mem::take(&mut self.line);
-        match line.strip_suffix(b"\n") {
-            Some(line) => match serde_json::from_slice(line) {
-                Ok(answer) => Ok(Some(answer)),
-                Err(source) => Err(ClientError::Answer { path: self.path.clone(), source }),
-            },
-            None if line.is_empty() => Ok(None),
-            None => Err(self.io(io::ErrorKind::UnexpectedEof.into())),
+    }
+
+    /// The same, but as it was received, without its newline: whatever a later version says is
+    /// kept. It is an [`Answer`] in JSON, unless another program listens there.
+    ///
+    /// # Errors
+    ///
+    /// If the connection breaks.
+    pub fn next_line_within(
+        &mut self,
+        timeout: Option<Duration>,
+    ) -> Result<Option<Vec<u8>>, ClientError> {
+        use io::ErrorKind::ConnectionReset;
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            if let Some(line) = self.next_line() {
+                return Ok(Some(line));
+            }
+            let stream = self.stream.as_fd();
+            wait_readable(&[stream], deadline).map_err(|source| self.io(source))?;
+            let mut buffer = [0; READ_BYTES];
+            match receive_with_descriptor(stream, &mut buffer) {
+                Ok((0, _)) if self.bytes.is_empty() => return Ok(None),
+                Ok((0, _)) => return Err(self.io(io::ErrorKind::UnexpectedEof.into())),
+                Ok((_, _)) if self.bytes.len() >= MAX_ANSWER_BYTES => {
+                    return Err(self.io(io::ErrorKind::FileTooLarge.into()));
+                }
+                Ok((bytes, descriptor)) => {
+                    self.bytes.extend_from_slice(&buffer[..bytes]);
+                    self.descriptor = descriptor.or(self.descriptor.take());
+                }
+                // It has not read all that was sent.
+                Err(e) if e.kind() == ConnectionReset && self.bytes.is_empty() => return Ok(None),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e)
+                    if e.kind() == io::ErrorKind::WouldBlock
+                        && deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
+                Err(source) => return Err(self.io(source)),
+            }
         }
+    }
+
+    /// Takes the descriptor that has come with [`Answer::Channel`], once that has.
+    pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptor.take()
+    }
+
+    fn next_line(&mut self) -> Option<Vec<u8>> {
+        let Some(end) = self.bytes[self.searched..].iter().position(|byte| *byte == b'\n') else {
+            self.searched = self.bytes.len();
+            return None;
+        };
+        let rest = self.bytes.split_off(self.searched + end + 1);
+        self.searched = 0;
+        let mut line = std::mem::replace(&mut self.bytes, rest);
+        line.pop();
+        Some(line)
     }
 
     fn io(&self, source: io::Error) -> ClientError {

@@ -100,3 +100,79 @@ pub(super) fn line(answer: &Answer) -> Vec<u8> {
     line.push(b'\n');
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::pipe;
+
+    use super::*;
+
+    fn event(at_ms: u64) -> TimedEvent {
+        TimedEvent { at_ms, event: Event::Ready { generation: 1 } }
+    }
+
+    fn written(output: &mut Output) -> Vec<Answer> {
+        let mut text = Vec::new();
+        while !output.is_empty() {
+            let (bytes, _) = output.next();
+            // As a socket does that is nearly full.
+            let taken = bytes.len().min(1000);
+            text.extend_from_slice(&bytes[..taken]);
+            output.sent(taken);
+        }
+        let text = String::from_utf8(text).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_is_not_is_counted() {
+        let mut output = Output::default();
+        let line = [b'x'; 1000];
+        for at_ms in 0..1000 {
+            output.add_event(&event(at_ms), &line);
+            assert!(output.bytes.len() <= MAX_CONTROL_BACKLOG_BYTES);
+        }
+        let missed = output.missed.as_ref().unwrap();
+        assert_eq!((missed.events, missed.at_ms), (1000 - 262, 999));
+        let final_line = super::line(&Answer::Done { message: "m".into() });
+        output.bytes.clear();
+        output.add_final(&final_line, None);
+        let missed = TimedEvent { at_ms: 999, event: Event::Missed { events: 738 } };
+        let expected = [Answer::Event(missed), Answer::Done { message: "m".into() }];
+        assert_eq!(written(&mut output), expected);
+    }
+
+    #[test]
+    fn what_was_missed_is_told_where_it_was() {
+        let mut output = Output::default();
+        let first = line(&Answer::Event(event(1)));
+        let fits = MAX_CONTROL_BACKLOG_BYTES / first.len();
+        for _ in 0..fits + 5 {
+            output.add_event(&event(1), &first);
+        }
+        output.sent(first.len() * 10);
+        output.add_event(&event(2), &line(&Answer::Event(event(2))));
+        let told = written(&mut output);
+        let missed = Event::Missed { events: 5 };
+        let last = &told[told.len() - 2..];
+        let expected = [TimedEvent { at_ms: 1, event: missed }, event(2)].map(Answer::Event);
+        assert_eq!(last, expected);
+    }
+
+    #[test]
+    fn a_descriptor_goes_with_the_first_byte_of_its_line() {
+        let mut output = Output::default();
+        output.add_event(&event(1), b"first\n");
+        let (mut reader, writer) = pipe().unwrap();
+        output.add_final(b"second\n", Some(writer.into()));
+        assert!(matches!(output.next(), (b"first\n", None)));
+        output.sent(2);
+        assert!(matches!(output.next(), (b"rst\n", None)));
+        output.sent(4);
+        assert!(matches!(output.next(), (b"second\n", Some(_))));
+        output.sent(1);
+        assert!(matches!(output.next(), (b"econd\n", None)));
+        let end = std::io::Read::read(&mut reader, &mut [0; 1]).unwrap();
+        assert_eq!(end, 0, "it is closed as soon as it is sent");
+    }
+}

@@ -52,8 +52,17 @@ fn of_failure(outcome: VerdictOutcome, failure: &Failure, mut message: String) -
 }
 
 fn timings(timings: &Timings) -> BTreeMap<String, u64> {
-    let Timings { preflight, spawn, hello, transfer, initialise, commit, confirm, total } =
-        *timings;
+    let Timings {
+        preflight,
+        spawn,
+        hello,
+        transfer,
+        initialise,
+        commit,
+        confirm,
+        probation,
+        total,
+    } = *timings;
     [
         ("preflight", preflight),
         ("spawn", spawn),
@@ -62,6 +71,7 @@ fn timings(timings: &Timings) -> BTreeMap<String, u64> {
         ("initialise", initialise),
         ("commit", commit),
         ("confirm", confirm),
+        ("probation", probation),
         ("total", total),
     ]
     .into_iter()

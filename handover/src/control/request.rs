@@ -150,3 +150,81 @@ impl Input {
         *self = Self::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_the_same_however_they_come() {
+        let text = b"one\r\n\n  two words \n\t\n\xff\nthree\n\n\nlast";
+        let expected: [&[u8]; 5] = [b"one", b"two words", b"\xff", b"three", b"last"];
+        for size in 1..=text.len() {
+            let (mut input, mut lines) = (Input::default(), Vec::new());
+            let mut parts = text.chunks(size).peekable();
+            while let Some(part) = parts.next() {
+                input.add(part);
+                let ended = parts.peek().is_none();
+                while input.is_due(ended) {
+                    lines.extend(input.next_line(ended).unwrap());
+                }
+            }
+            assert_eq!(lines, expected, "in parts of {size}");
+        }
+    }
+
+    #[test]
+    fn never_more_than_one_line_is_kept() {
+        let mut input = Input::default();
+        while input.room() > 0 {
+            assert_eq!(input.next_line(false), Ok(None));
+            let part = vec![b'x'; input.room().min(1000)];
+            input.add(&part);
+        }
+        assert_eq!(input.next_line(false), Err(TooLong));
+        assert!(input.bytes.capacity() <= 2 * MAX_REQUEST_BYTES);
+        input.clear();
+        assert_eq!(input.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn blank_space_without_end_is_forgotten() {
+        let mut input = Input::default();
+        for _ in 0..1000 {
+            input.add(&[b' '; 1000]);
+            assert_eq!(input.next_line(false), Ok(None));
+            assert_eq!(input.bytes.capacity(), 0);
+        }
+    }
+
+    #[test]
+    fn a_bad_line_is_quoted_in_part_and_without_control_characters() {
+        let line = format!("\u{1b}[2J{}", "é".repeat(30_000));
+        let BadRequest { message } = read(line.as_bytes()).unwrap_err();
+        assert!(!message.contains('\u{1b}'), "{message}");
+        assert!(message.contains("[2Jé") && message.contains('…'), "{message}");
+        assert!(message.chars().count() < 3 * MAX_QUOTED_CHARACTERS, "{message}");
+        // What serde says may repeat it as well.
+        let line =
+            format!("{{\"request\":\"stop\",\"drain_timeout_ms\":\"{}\"}}", "x".repeat(60_000));
+        let BadRequest { message } = read(line.as_bytes()).unwrap_err();
+        assert!(message.chars().count() < 3 * MAX_QUOTED_CHARACTERS, "{message}");
+    }
+
+    #[test]
+    fn what_is_nested_too_deeply_is_no_request() {
+        let line = "[".repeat(MAX_REQUEST_BYTES);
+        assert!(read(line.as_bytes()).is_err());
+        let line = format!("{{\"request\":\"x\",\"y\":{}", "[".repeat(10_000));
+        assert!(read(line.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn every_example_is_a_request_of_its_name() {
+        for name in Request::NAMES {
+            let line = example(name);
+            assert!(matches!(read(line.as_bytes()), Ok(Asked::Ours(_))), "{line}");
+            assert!(line.contains(&format!("\"request\":\"{name}\"")), "{line}");
+        }
+    }
+}

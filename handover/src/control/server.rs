@@ -369,3 +369,6 @@ impl Complaint {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

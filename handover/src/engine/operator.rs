@@ -228,6 +228,7 @@ impl Engine {
     fn asked(&mut self, client: ClientId, request: Request, peer: Peer, now: Instant) {
         match request {
             Request::Status {} => {
+                self.settle_link();
                 self.lines.inquire(&self.poller);
                 let (_, clients) = self
                     .operators
@@ -464,6 +465,7 @@ impl Engine {
                     GenerationState::Initialising
                 }
                 Stage::Serving if self.stands_by() => GenerationState::Standby,
+                Stage::Serving if self.stepping_back.is_some() => GenerationState::Draining,
                 Stage::Serving if on_probation => GenerationState::OnProbation,
                 Stage::Serving => GenerationState::Serving,
                 Stage::Draining | Stage::Done => GenerationState::Draining,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::Instant;
 
-use super::{Ending, Engine};
+use super::{Ending, Engine, Stage};
 use crate::error::WhoServes;
 use crate::gate::Stance;
 use crate::hooks::{Job, Rollback};
@@ -36,6 +36,8 @@ pub(super) enum SteppingBack {
     Telling { hook: Option<Job> },
     /// The states that go back are written.
     Writing(Writing),
+    /// The predecessor takes what it was given. Should it die before it serves, this process does.
+    Waiting,
 }
 
 impl Engine {
@@ -121,10 +123,7 @@ impl Engine {
                     if hook.as_ref().is_some_and(|hook| !hook.is_done()) {
                         return;
                     }
-                    match self.stop_serving() {
-                        Some(writing) => SteppingBack::Writing(writing),
-                        None => return self.stepping_back = None,
-                    }
+                    self.stop_serving().map_or(SteppingBack::Waiting, SteppingBack::Writing)
                 }
                 Some(SteppingBack::Writing(writing)) => match writing.next() {
                     Ok(Written::State(sealed)) => {
@@ -141,10 +140,11 @@ impl Engine {
                         if let Some(link) = &mut self.link {
                             link.states_complete(&self.poller);
                         }
-                        return self.stepping_back = None;
+                        SteppingBack::Waiting
                     }
                     Err(TryRecvError::Empty) => return,
                 },
+                Some(SteppingBack::Waiting) => return,
             };
             self.stepping_back = Some(next);
         }
@@ -159,9 +159,13 @@ impl Engine {
         })
     }
 
-    /// What is queued is the predecessor's again; what only this process has is served to its end.
-    /// Returns the states that go back, if there are any.
-    fn stop_serving(&mut self) -> Option<Writing> {
+    /// The predecessor serves. What is queued is its own again; what only this process has is served
+    /// to its end.
+    pub(super) fn replaced(&mut self) {
+        self.stepping_back = None;
+        if self.stage != Stage::Serving {
+            return;
+        }
         for endpoint in self.registry.endpoints() {
             if endpoint.inherited {
                 endpoint.end();
@@ -169,12 +173,29 @@ impl Engine {
                 endpoint.retire();
             }
         }
+        self.operators.rolled_back(self.generation);
+        self.drain(Ending::RolledBack);
+    }
+
+    /// The predecessor is gone before it has taken back over: the application goes on.
+    pub(super) fn serve_after_all(&mut self) {
+        if self.stepping_back.take().is_some() && self.config.hooks.has_rollback() {
+            let hooks = Arc::clone(&self.config.hooks);
+            let (generation, who_serves) = (self.generation, WhoServes::ThisProcess);
+            let reason = "the predecessor is gone".into();
+            let rollback = Rollback { generation, who_serves, reason };
+            // Nobody waits for it: there is nobody else to serve.
+            let _ = Job::start(&self.wake, move || hooks.rollback(&rollback));
+        }
+    }
+
+    /// Tells the predecessor that nothing is accepted any more. Returns the states that go back, if
+    /// there are any.
+    fn stop_serving(&mut self) -> Option<Writing> {
         let providers = self.late.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         if let Some(link) = &mut self.link {
             link.stopped(providers.len(), &self.poller);
         }
-        self.operators.rolled_back(self.generation);
-        self.drain(Ending::RolledBack);
         if providers.is_empty() {
             return None;
         }

@@ -107,8 +107,8 @@ impl Shared {
     pub(crate) fn request_upgrade(&self, options: UpgradeOptions) -> Ticket {
         let ticket = Ticket::new(Watch::new(None));
         let asked = self.lock().ask(options, Arc::clone(&ticket));
-        if let Err(verdict) = asked {
-            ticket.update(|told| *told = Some(Arc::new(verdict)));
+        if let Err(failure) = asked {
+            ticket.update(|told| *told = Some(Arc::new(Verdict::Failed(failure))));
         }
         self.wake.set();
         ticket

@@ -88,8 +88,7 @@ impl Engine {
     }
 
     fn too_many(&self) -> Option<Reason> {
-        let alive = 1 + self.lines.len() + self.departing.len();
-        let alive = u32::try_from(alive).unwrap_or(u32::MAX);
+        let alive = u32::try_from(self.alive()).unwrap_or(u32::MAX);
         let full = alive >= self.config.max_generations && !self.config.cut_oldest;
         full.then_some(Reason::TooManyGenerations { alive })
     }
@@ -101,9 +100,13 @@ impl Engine {
             || self.preflight.is_some()
             || self.attempt.is_some()
             || self.resuming.is_some()
-            || self.link.is_some()
-            || !self.make_room()
+            || !self.confirmed
+            || self.stepping_back.is_some()
         {
+            return;
+        }
+        self.settle_link();
+        if !self.make_room() {
             return;
         }
         let wanted = self.queue.pop_front().unwrap_or_else(|| {
@@ -119,9 +122,14 @@ impl Engine {
         self.upgrade(wanted);
     }
 
+    /// How many generations are alive.
+    fn alive(&self) -> usize {
+        1 + usize::from(self.link.is_some()) + self.lines.len() + self.departing.len()
+    }
+
     /// Returns whether there may be another generation.
     fn make_room(&mut self) -> bool {
-        let alive = 1 + self.lines.len() + self.departing.len();
+        let alive = self.alive();
         if u32::try_from(alive).is_ok_and(|alive| alive < self.config.max_generations) {
             self.told_too_many = false;
             return true;
@@ -354,9 +362,21 @@ impl Engine {
     }
 
     /// Asks for an upgrade on behalf of the application; the ticket is told the verdict.
-    pub(super) fn ask(&mut self, options: UpgradeOptions, ticket: Ticket) -> Result<(), Verdict> {
+    ///
+    /// # Errors
+    ///
+    /// Why it is not begun.
+    pub(super) fn ask(
+        &mut self,
+        options: UpgradeOptions,
+        ticket: Ticket,
+    ) -> Result<(), Box<Failure>> {
+        if let Err(invalid) = options.overrides.validate() {
+            let reason = Reason::CalledOff { reason: invalid.to_string() };
+            return Err(self.not_begun(reason));
+        }
         if let Some(reason) = self.refusal() {
-            return Err(Verdict::Failed(self.not_begun(reason)));
+            return Err(self.not_begun(reason));
         }
         let asker = Some(Asker::Ticket(ticket));
         let asked_by = "the application".into();

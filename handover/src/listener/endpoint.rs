@@ -235,6 +235,10 @@ impl Endpoint {
                         tracing::warn!(name = %self.name, error = %e, "cannot accept for a while");
                         return Ok(Attempted::NotBefore(Instant::now() + EXHAUSTED_PAUSE));
                     }
+                    // Another thread found the end of it, and closed it after our look.
+                    Trouble::Socket if self.gate.stance() == Stance::Ended => {
+                        return Ok(Attempted::Ended);
+                    }
                     Trouble::Socket => return Err(e),
                 },
             }
@@ -243,9 +247,10 @@ impl Endpoint {
                 Some(at) if at <= now => {}
                 Some(at) => return Ok(Attempted::Until(at)),
                 None => {
+                    // In this order: a thread whose accept fails because of the close sees why.
+                    self.gate.turn(Stance::Ended);
                     // Whoever still holds the listener must not keep clients waiting at it.
                     sys::socket::close_for_all(self.fd.as_fd());
-                    self.gate.turn(Stance::Ended);
                     return Ok(Attempted::Ended);
                 }
             }

@@ -127,3 +127,38 @@ impl Retirement {
         (now < self.begun + patience).then(|| now + pause)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+    use std::sync::Arc;
+
+    use handover_proto::Name;
+
+    use super::*;
+    use crate::drain::InFlight;
+    use crate::gate::Stance;
+    use crate::listener::bind::{Kind, bind};
+    use crate::listener::endpoint::{Attempted, Endpoint};
+    use crate::sys::poll::Wake;
+    use crate::sys::socket::Blocking;
+
+    #[test]
+    fn whoever_is_about_to_accept_when_another_finds_the_end_is_told_of_the_end() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let bound = bind(Kind::Tcp, &address, "127.0.0.1:0".into(), &[], Stance::Open).unwrap();
+        let in_flight = Arc::new(InFlight::new(Arc::new(Wake::new().unwrap())));
+        let name = Name::new("web").unwrap();
+        let endpoint = Endpoint::new(name, address.to_string(), bound, Stance::Open, in_flight);
+        endpoint.use_it();
+        endpoint.retire();
+
+        // What is in there happens between the look at the stance and the call of accept(2).
+        let attempted = endpoint.receive(|fd| {
+            while !matches!(endpoint.accept(Blocking::No)?, Attempted::Ended) {}
+            socket::accept(fd.as_fd(), Blocking::No).map(|accepted| (0, accepted))
+        });
+
+        assert!(matches!(attempted, Ok(Attempted::Ended)), "{:?}", attempted.err());
+    }
+}

@@ -147,7 +147,7 @@ mod tests {
         let mut child = Command::new("true").spawn().unwrap();
         let pid = child.id();
         let info = rustix::process::waitid(
-            WaitId::Pid(rustix::process::Pid::from_child(&child)),
+            WaitId::Pid(Pid::from_child(&child)),
             WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
         );
         assert!(info.unwrap().is_some());

@@ -11,12 +11,15 @@
 //! | `--early-gate FIFO`, `--late-gate FIFO` | provide a state of that kind, and if the FIFO is there, wait for somebody to write to it |
 //! | `--pid-file FILE`, `--ready-timeout MS`, `--commit-timeout MS`, `--drain-timeout MS`, `--sibling` | as the builder has it |
 //! | `--chdir DIRECTORY` | go there once started |
+//! | `--control PATH`, `--control-group GID`, `--probation MS`, `--answer-timeout MS`, `--max-generations N`, `--cut-oldest`, `--version TEXT`, `--take-over PATH` | as the builder has it |
+//! | `--hooks` | print what the hooks are told |
 //! | `--check`, `--check-timeout MS` | have executables checked, by starting them with `--checking` |
 //! | `--checking` | do what the script says at `check`, and exit |
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -26,7 +29,9 @@ use std::process::{ExitCode, exit, id};
 use std::time::Duration;
 use std::{env, fs, thread};
 
-use handover::{Builder, Connection, Handle, Handover, SuccessorParent, TcpListener, Verdict};
+use handover::{
+    Builder, Connection, Handle, Handover, SuccessorParent, TcpListener, TooMany, Verdict,
+};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 fn main() -> ExitCode {
@@ -59,6 +64,7 @@ fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
     let running = script.reach_with("ready", handover)?.ready()?;
     announce(running.handle());
     script.reach("serving");
+    script.reach_later(running.handle());
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             thread::spawn(|| answer(connection));
@@ -91,6 +97,7 @@ async fn serve_in_tokio(options: &Options) -> Result<(), Box<dyn Error>> {
     let running = handover::tokio::ready(script.reach_with("ready", handover)?).await?;
     announce(running.handle());
     script.reach("serving");
+    script.reach_later(running.handle());
     tokio::spawn(async move {
         while let Ok(Some((connection, _))) = listener.accept().await {
             // Not a task that blocks: the end of the runtime would wait for it.
@@ -178,7 +185,38 @@ impl Options {
     }
 
     fn builder(&self) -> Builder {
-        let mut builder = Handover::builder().max_generations(100).on_verdict(print_verdict);
+        let most = self.0.get("--max-generations").and_then(|n| n.parse().ok()).unwrap_or(100);
+        let mut builder = Handover::builder().max_generations(most).on_verdict(print_verdict);
+        if let Some(path) = self.path("--control") {
+            builder = builder
+                .control(path)
+                .command("echo", |arguments| Ok::<_, Infallible>(arguments.clone()));
+            builder = builder.command("fail", |_| Err("as asked"));
+        }
+        if let Some(group) = self.0.get("--control-group").and_then(|group| group.parse().ok()) {
+            builder = builder.control_group(group);
+        }
+        if let Some(path) = self.path("--take-over") {
+            builder = builder.take_over(path);
+        }
+        if let Some(probation) = self.milliseconds("--probation") {
+            builder = builder.probation(probation);
+        }
+        if let Some(timeout) = self.milliseconds("--answer-timeout") {
+            builder = builder.answer_timeout(timeout);
+        }
+        if self.is_set("--cut-oldest") {
+            builder = builder.when_too_many(TooMany::CutOldest);
+        }
+        if let Some(version) = self.0.get("--version") {
+            builder = builder.version(version);
+        }
+        if self.is_set("--hooks") {
+            builder = builder
+                .on_commit(|commit| println!("hook {} {commit:?}", id()))
+                .on_rollback(|rollback| println!("hook {} {rollback:?}", id()))
+                .on_confirm(|confirm| println!("hook {} {confirm:?}", id()));
+        }
         if let Some(path) = self.path("--pid-file") {
             builder = builder.pid_file(path);
         }
@@ -251,7 +289,8 @@ fn print_verdict(verdict: &Verdict) {
 /// What to do at which point: one line each, `POINT ACTION ...`.
 ///
 /// The points are `check` (in the check, not in a successor), `start` (the library has not been called), `adopted` (the predecessor's things
-/// are here), `ready` (just before it is said), `serving` and `drained`.
+/// are here), `ready` (just before it is said), `serving`, `later` (so many milliseconds after that)
+/// and `drained`.
 struct Script(Vec<Vec<String>>);
 
 impl Script {
@@ -278,6 +317,27 @@ impl Script {
             }
         }
         Ok(handover)
+    }
+
+    /// What to do a while after this process has begun to serve: `later MS ACTION ...`.
+    fn reach_later(&self, handle: Handle) {
+        let lines: Vec<(u64, String)> = self
+            .actions("later")
+            .filter_map(|(milliseconds, rest)| Some((milliseconds.parse().ok()?, rest.to_owned())))
+            .collect();
+        thread::spawn(move || {
+            for (milliseconds, rest) in lines {
+                thread::sleep(Duration::from_millis(milliseconds));
+                let (action, argument) = rest.split_once(' ').unwrap_or((&rest, ""));
+                println!("later {} {action}", id());
+                match action {
+                    "confirm" => handle.confirm(),
+                    "unhealthy" => handle.unhealthy(argument),
+                    "stop-service" => handle.stop(),
+                    _ => act("later", action, argument),
+                }
+            }
+        });
     }
 
     fn actions<'a>(&'a self, point: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
