@@ -106,7 +106,7 @@ pub enum Event {
     Adopted,
     /// Do: accept. The handover is done. Comes again, as [`CommittedBy::Orphaned`], if the
     /// predecessor dies after [`Event::RollBack`] and before it has taken back over: keep the
-    /// listeners until [`Successor::is_replaced`] or the exit.
+    /// listeners until [`Event::Replaced`].
     Committed(CommittedBy),
     /// Know: the predecessor does not take back over any more. Comes once, without probation right
     /// after [`Event::Committed`].
