@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::drain::{Drained, InFlight};
 use crate::error::{Error, ErrorKind, WhoServes};
 use crate::gate::Stance;
-use crate::hooks::{Confirm, Job};
+use crate::hooks::{Confirm, News};
 use crate::lines::{self, Lines};
 use crate::link::{self, Link};
 use crate::pidfile::PidFile;
@@ -279,19 +279,20 @@ impl Engine {
         self.failure.take().unwrap_or_else(|| self.error(ErrorKind::PredecessorSilent))
     }
 
-    /// Does what can be done without waiting.
+    /// Does what can be done without waiting: hears what there is, decides, and does it. In this
+    /// order, so that what a decision gives an upgrade to say is said before the next wait.
     fn step(&mut self) {
         self.wake.clear();
         self.step_link();
         self.step_lines();
         self.take_signals();
+        self.step_operators();
+        self.act();
         self.step_preflight();
         self.step_attempt();
         self.step_departing();
         self.step_resuming();
         self.step_back();
-        self.step_operators();
-        self.act();
         self.step_drain();
         self.flush_operators();
     }
@@ -301,7 +302,7 @@ impl Engine {
             self.link.as_ref().and_then(Link::deadline),
             self.preflight.as_ref().and_then(Preflight::deadline),
             self.attempt.as_ref().and_then(Attempt::deadline),
-            self.resuming.as_ref().map(Resuming::deadline),
+            self.resuming.as_ref().and_then(Resuming::deadline),
             self.operators.deadline(),
             self.drain_deadline.filter(|_| self.stage == Stage::Draining),
         ]
@@ -371,7 +372,7 @@ impl Engine {
         let generation = self.generation;
         tracing::info!(generation, "confirmed");
         self.events.push(Event::Confirmed { generation });
-        self.confirm_hook(generation, WhoServes::ThisProcess);
+        self.tell_confirmed(generation, WhoServes::ThisProcess);
         self.confirmed = true;
         self.operators.confirmed(generation);
         // What was asked for meanwhile can be done.
@@ -394,13 +395,10 @@ impl Engine {
         }
     }
 
-    fn confirm_hook(&self, generation: u64, who_serves: WhoServes) {
-        if self.config.hooks.has_confirm() {
-            let hooks = Arc::clone(&self.config.hooks);
-            let confirm = Confirm { generation, who_serves };
-            // Nobody waits for it.
-            let _ = Job::start(&self.wake, move || hooks.confirm(&confirm));
-        }
+    fn tell_confirmed(&self, generation: u64, who_serves: WhoServes) {
+        let confirm = News::Confirm(Confirm { generation, who_serves });
+        // Nobody waits for it.
+        let _ = self.config.hooks.tell(confirm, &self.wake);
     }
 
     fn step_lines(&mut self) {
@@ -489,6 +487,8 @@ impl Engine {
         if drain.is_some_and(|drain| drain.is_zero()) {
             self.stops = self.stops.max(2);
         }
+        // It may have come after the decision.
+        self.wake.set();
         if self.stage == Stage::Draining {
             self.set_drain_deadline();
             if self.ending == Some(Ending::Stopped)
@@ -514,8 +514,7 @@ impl Engine {
         {
             if attempt.is_on_probation() {
                 // It is this process that is to go, and the successor serves.
-                attempt.confirm(now);
-                return self.step_attempt();
+                return attempt.confirm(now);
             }
             if in_a_hurry {
                 attempt.kill();

@@ -91,6 +91,7 @@ impl Shared {
             (engine.status(), engine.deadline(), verdicts, std::mem::take(&mut engine.told))
         };
         let stage = status.stage;
+        self.config.hooks.tell_rest(&self.wake);
         events.into_iter().for_each(|event| self.hub.publish(event));
         // The verdict comes before the word that this process is done: who waits for that may exit.
         for (verdict, tickets) in verdicts {

@@ -164,7 +164,6 @@ impl Engine {
                     self.events.push(Event::Checking { generation });
                 }
                 self.preflight = Some(preflight);
-                self.step_preflight();
             }
             Err(failure) => self.conclude(Verdict::Failed(failure)),
         }
@@ -217,9 +216,6 @@ impl Engine {
                     attempt.forward_upgrade(Instant::now());
                 }
                 self.attempt = Some(attempt);
-                // What the machine has to say already, and the deadline, are looked at before the
-                // next wait.
-                self.step_attempt();
             }
             Err(failure) => self.conclude(Verdict::Failed(failure)),
         }
@@ -236,7 +232,7 @@ impl Engine {
                 attempt::Effect::Served => {
                     let generation = self.attempt.as_ref().map_or(0, Attempt::generation);
                     self.events.push(Event::Confirmed { generation });
-                    self.confirm_hook(generation, WhoServes::Successor);
+                    self.tell_confirmed(generation, WhoServes::Successor);
                     self.operators.confirmed(generation);
                     self.drain(Ending::HandedOver);
                 }

@@ -13,6 +13,7 @@
 //! | `--chdir DIRECTORY` | go there once started |
 //! | `--control PATH`, `--control-group GID`, `--probation MS`, `--answer-timeout MS`, `--max-generations N`, `--cut-oldest`, `--version TEXT`, `--take-over PATH` | as the builder has it |
 //! | `--hooks` | print what the hooks are told |
+//! | `--commit-gate FIFO`, `--rollback-gate FIFO` | before that, wait in the hook of that kind for somebody to write to the FIFO, if it is there |
 //! | `--check`, `--check-timeout MS` | have executables checked, by starting them with `--checking` |
 //! | `--checking` | do what the script says at `check`, and exit |
 
@@ -120,6 +121,11 @@ async fn serve_in_tokio(options: &Options) -> Result<(), Box<dyn Error>> {
 
 fn announce(handle: Handle) {
     println!("serving {} generation {}", id(), handle.generation());
+    let until_alone = handle.predecessor_gone();
+    thread::spawn(move || {
+        until_alone.wait();
+        println!("alone {}", id());
+    });
     // Somebody keeps a handle to the end, as in most applications.
     thread::spawn(move || {
         handle.draining().wait();
@@ -181,7 +187,10 @@ impl Options {
     }
 
     fn milliseconds(&self, name: &str) -> Option<Duration> {
-        Some(Duration::from_millis(self.0.get(name)?.parse().ok()?))
+        match self.0.get(name)?.as_str() {
+            "max" => Some(Duration::MAX),
+            number => Some(Duration::from_millis(number.parse().ok()?)),
+        }
     }
 
     fn builder(&self) -> Builder {
@@ -212,9 +221,17 @@ impl Options {
             builder = builder.version(version);
         }
         if self.is_set("--hooks") {
+            let gates = [self.path("--commit-gate"), self.path("--rollback-gate")];
+            let [commit_gate, rollback_gate] = gates;
             builder = builder
-                .on_commit(|commit| println!("hook {} {commit:?}", id()))
-                .on_rollback(|rollback| println!("hook {} {rollback:?}", id()))
+                .on_commit(move |commit| {
+                    commit_gate.iter().for_each(|gate| pass("commit", gate));
+                    println!("hook {} {commit:?}", id());
+                })
+                .on_rollback(move |rollback| {
+                    rollback_gate.iter().for_each(|gate| pass("rollback", gate));
+                    println!("hook {} {rollback:?}", id());
+                })
                 .on_confirm(|confirm| println!("hook {} {confirm:?}", id()));
         }
         if let Some(path) = self.path("--pid-file") {
