@@ -48,8 +48,8 @@ pub(crate) struct Plan {
 pub(crate) enum Effect {
     /// To be told to whoever listens.
     Event(Event),
-    /// The successor accepts, and is on probation.
-    OnProbation,
+    /// The successor may be known by its number from here on.
+    Committing,
     /// The successor accepts for good; this process drains.
     Served,
     /// A state of a successor that is rolled back.
@@ -511,6 +511,9 @@ impl Attempt {
                     let descriptors = self.items.len() as u64;
                     effects.push(Effect::Event(Event::Initialising { generation, descriptors }));
                 }
+                if phase == handover_proto::Phase::Confirm {
+                    effects.push(Effect::Committing);
+                }
             }
             PredecessorEvent::Progress { text } => {
                 tracing::info!(generation, text, "successor initialises");
@@ -551,7 +554,7 @@ impl Attempt {
                     probation.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX));
                 effects.push(Effect::Event(Event::Committed { generation, probation_ms }));
                 if probation.is_some() {
-                    effects.push(Effect::OnProbation);
+                    tracing::info!(generation, "the successor is on probation");
                 }
             }
             PredecessorEvent::StopAsked { drain } => effects.push(Effect::StopAsked(drain)),
@@ -661,6 +664,10 @@ impl Attempt {
 
     /// Returns whether anything was sent, so that there may be more.
     fn transmit(&mut self, poller: &Poller) -> bool {
+        // That this process accepts again, which the successor serves in its place for until then.
+        if self.to_resume && self.has_failed() && self.unsent.is_none() {
+            return false;
+        }
         let was_full = std::mem::take(&mut self.full);
         self.retry = None;
         let Some(transmit) = self.unsent.take().or_else(|| self.machine.poll_transmit()) else {

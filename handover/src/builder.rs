@@ -128,7 +128,7 @@ impl Drop for Started {
     fn drop(&mut self) {
         // First: who starts the library next replaces what is left of this one.
         if let Some(shared) = self.shared.take() {
-            shared.lock().abandon();
+            shared.abandon();
         }
         STARTED.store(false, Ordering::SeqCst);
     }

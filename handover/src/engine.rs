@@ -212,6 +212,8 @@ impl Engine {
     pub(crate) fn stance(&self) -> Stance {
         match self.stage {
             Stage::Adopting | Stage::Claiming | Stage::Committing => Stance::Paused,
+            // The predecessor is about to accept.
+            Stage::Serving if self.stepping_back.is_some() => Stance::Paused,
             Stage::Serving => Stance::Open,
             Stage::Draining | Stage::Done | Stage::Failed => Stance::Ended,
         }
@@ -271,6 +273,10 @@ impl Engine {
     /// Nobody will step any more.
     pub(crate) fn abandon(&mut self) {
         self.preflight = None;
+        self.give_up_current();
+        self.give_up_queue();
+        // Nothing that is asked for from here on would ever be done.
+        self.stop_requested = true;
         self.signals.abandon();
     }
 
@@ -352,7 +358,7 @@ impl Engine {
             link::Effect::Stop(drain) => self.want_stop(drain),
             link::Effect::StopServing(reason) => self.begin_step_back(reason),
             link::Effect::Replaced => self.replaced(),
-            link::Effect::PredecessorGone => tracing::info!("the predecessor is gone"),
+            link::Effect::PredecessorGone => self.predecessor_gone(),
             link::Effect::Failed(failure) => {
                 self.failure = Some(self.error(failure_kind(failure)));
                 self.stage = Stage::Failed;
@@ -389,7 +395,7 @@ impl Engine {
         }
         if let Some(link) = self.link.take_if(|link| link.is_flushed()) {
             let generation = link.predecessor();
-            if let Some(channel) = link.into_line() {
+            if let Some(channel) = link.into_line(&self.poller) {
                 self.lines.add(generation, channel, &self.poller);
             }
         }
@@ -402,6 +408,13 @@ impl Engine {
     }
 
     fn step_lines(&mut self) {
+        self.lines.set_reading(match self.stage {
+            Stage::Serving => !self.stands_by(),
+            Stage::Draining => self.ending == Some(Ending::Stopped),
+            Stage::Adopting | Stage::Claiming | Stage::Committing | Stage::Done | Stage::Failed => {
+                false
+            }
+        });
         let mut effects = Vec::new();
         self.lines.step(&self.poller, &mut effects);
         for effect in effects {
@@ -512,7 +525,7 @@ impl Engine {
         if let Some(attempt) = &mut self.attempt
             && attempt.is_under_way()
         {
-            if attempt.is_on_probation() {
+            if attempt.probation_end().is_some() {
                 // It is this process that is to go, and the successor serves.
                 return attempt.confirm(now);
             }
@@ -571,10 +584,6 @@ impl Engine {
         self.in_flight.begin_drain();
         self.registry.forget_inherited();
         self.previous = None;
-        if ending != Ending::Stopped {
-            // Another process has them, or has never lost them.
-            self.lines.hand_over(&self.poller);
-        }
         self.set_drain_deadline();
         self.events.push(Event::Draining {
             generation: self.generation,
@@ -588,7 +597,7 @@ impl Engine {
     }
 
     fn step_drain(&mut self) {
-        if self.stage != Stage::Draining || self.stepping_back.is_some() {
+        if self.stage != Stage::Draining {
             return;
         }
         let in_a_hurry = self.stops > 1;
@@ -597,7 +606,8 @@ impl Engine {
         }
         let now = Instant::now();
         let late = self.drain_deadline.is_some_and(|deadline| now >= deadline);
-        if !(late || in_a_hurry || self.in_flight.is_idle()) {
+        let is_idle = self.stepping_back.is_none() && self.in_flight.is_idle();
+        if !(late || in_a_hurry || is_idle) {
             return;
         }
         if self.drained.is_none() {
@@ -616,6 +626,7 @@ impl Engine {
             return;
         }
         self.stage = Stage::Done;
+        self.give_up_current();
         self.signals.set_mode(Mode::Finished);
         self.operators.close();
         if self.ending == Some(Ending::Stopped)

@@ -94,15 +94,19 @@ impl Engine {
             attempt.resume();
         }
         self.stop_passed_on = false;
+        // It was the successor's to say who may use it.
+        self.permit_operators();
     }
 
     /// The predecessor takes back over.
     pub(super) fn begin_step_back(&mut self, reason: String) {
         tracing::warn!(reason, "the predecessor takes back over");
-        // Paused, and not ended yet: should the predecessor die now, this process serves on.
-        for endpoint in self.registry.endpoints() {
+        let serves = self.stage == Stage::Serving;
+        // Paused, and not ended yet: should the predecessor die now, this process goes on.
+        for endpoint in self.registry.endpoints().iter().filter(|e| e.inherited || serves) {
             endpoint.gate().turn(Stance::Paused);
         }
+        self.operators.rollback_begins();
         self.stepping_back = Some(SteppingBack::Stopping { reason });
     }
 
@@ -158,9 +162,6 @@ impl Engine {
     /// to its end.
     pub(super) fn replaced(&mut self) {
         self.stepping_back = None;
-        if self.stage != Stage::Serving {
-            return;
-        }
         for endpoint in self.registry.endpoints() {
             if endpoint.inherited {
                 endpoint.end();
@@ -168,8 +169,23 @@ impl Engine {
                 endpoint.retire();
             }
         }
+        // Unless a stop has begun the drain before.
+        if self.stage != Stage::Serving {
+            return;
+        }
         self.operators.rolled_back(self.generation);
         self.drain(Ending::RolledBack);
+    }
+
+    /// Nobody takes back over any more. If this process was about to give way it serves again, or
+    /// goes on to stop.
+    pub(super) fn predecessor_gone(&mut self) {
+        tracing::info!("the predecessor is gone");
+        if self.stepping_back.take().is_some() && self.stage == Stage::Draining {
+            for endpoint in self.registry.endpoints().iter().filter(|e| e.inherited) {
+                endpoint.gate().turn(Stance::Retiring);
+            }
+        }
     }
 
     /// The predecessor is gone before it has taken back over: the application goes on.
