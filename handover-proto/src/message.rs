@@ -102,6 +102,9 @@ pub enum ToSuccessor {
         generation: u64,
         /// The predecessor's process, as it sees itself.
         pid: u32,
+        /// The number of the predecessor's generation; others between the two may have been rolled
+        /// back.
+        predecessor: u64,
         /// How many listeners and other descriptors will come.
         descriptors: u32,
         /// How many early states will come.

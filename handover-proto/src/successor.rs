@@ -252,6 +252,7 @@ impl Successor {
                     version,
                     generation,
                     pid,
+                    predecessor,
                     descriptors,
                     states,
                     stderr,
@@ -278,7 +279,7 @@ impl Successor {
                     SILENCE_TIMEOUT.max(Duration::from_millis(ready_timeout_ms));
                 self.commit_timeout = Duration::from_millis(commit_timeout_ms);
                 self.probation = probation_ms.map(Duration::from_millis);
-                self.events.push_back(Event::Welcomed { generation, predecessor: pid });
+                self.events.push_back(Event::Welcomed { generation, predecessor, pid });
                 if stderr {
                     self.events.push_back(Event::TakeStderr);
                 }

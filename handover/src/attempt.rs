@@ -36,6 +36,7 @@ use crate::verdict::{Failure, Phase, Reason, Success, Timings, Verdict};
 pub(crate) struct Plan {
     pub(crate) config: Arc<Config>,
     pub(crate) options: UpgradeOptions,
+    pub(crate) own_generation: u64,
     pub(crate) early: Providers,
     pub(crate) late: Providers,
     pub(crate) in_flight: Arc<InFlight>,
@@ -222,6 +223,7 @@ impl Attempt {
         let config = PredecessorConfig {
             versions: Versions::OURS,
             pid: std::process::id(),
+            own_generation: plan.own_generation,
             generation,
             ready_timeout: plan.options.ready_timeout.unwrap_or(plan.config.ready_timeout),
             commit_timeout: plan.config.commit_timeout,

@@ -336,12 +336,6 @@ impl Engine {
                 self.last_generation = self.generation;
                 self.stage = Stage::Claiming;
             }
-            // The predecessor died before it took back over, and the listeners are let go of already.
-            link::Effect::Committed(CommittedBy::Orphaned) | link::Effect::Confirmed
-                if self.ending == Some(Ending::RolledBack) =>
-            {
-                tracing::error!("the predecessor is gone after all: nobody serves");
-            }
             link::Effect::Committed(by) => {
                 if let CommittedBy::Predecessor { upgrade_pending, probation } = by {
                     self.signalled |= upgrade_pending;
@@ -636,6 +630,7 @@ impl Engine {
         Plan {
             config: Arc::clone(&self.config),
             options: self.current.as_ref().map(|w| w.options.clone()).unwrap_or_default(),
+            own_generation: self.generation,
             early: Arc::clone(&self.early),
             late: Arc::clone(&self.late),
             in_flight: Arc::clone(&self.in_flight),

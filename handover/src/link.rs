@@ -39,6 +39,8 @@ pub(crate) struct Link {
     machine: Successor,
     /// The number of this generation; from the preamble, until the predecessor says it.
     generation: u64,
+    /// The number of the predecessor's generation, once it has said it.
+    predecessor: u64,
     /// The predecessor's process, as it sees itself.
     predecessor_pid: u32,
     channel: Option<Channel>,
@@ -102,6 +104,7 @@ impl Link {
         Ok(Self {
             machine: Successor::new(config, clock.time(Instant::now())),
             generation: preamble.generation,
+            predecessor: preamble.generation.saturating_sub(1),
             predecessor_pid: 0,
             channel: Some(channel),
             buffer: vec![0; MAX_FRAME_BYTES + 1],
@@ -116,10 +119,9 @@ impl Link {
         self.generation
     }
 
-    /// The number of the predecessor's generation. If others were rolled back before this one it is
-    /// another one, which the predecessor says itself.
+    /// The number of the predecessor's generation.
     pub(crate) fn predecessor(&self) -> u64 {
-        self.generation.saturating_sub(1)
+        self.predecessor
     }
 
     pub(crate) fn predecessor_pid(&self) -> u32 {
@@ -254,9 +256,10 @@ impl Link {
         let mut descriptors = descriptors.into_iter();
         while let Some(event) = self.machine.poll_event() {
             match event {
-                SuccessorEvent::Welcomed { generation, predecessor } => {
+                SuccessorEvent::Welcomed { generation, predecessor, pid } => {
                     self.generation = generation;
-                    self.predecessor_pid = predecessor;
+                    self.predecessor = predecessor;
+                    self.predecessor_pid = pid;
                     tracing::info!(generation, predecessor, "started by a predecessor");
                 }
                 SuccessorEvent::TakeStderr => {

@@ -83,7 +83,6 @@ impl Predecessor {
         self.outbox.clear();
         self.cause = Some(cause.clone());
         let awaits = Awaits::End { by: now + grace };
-        self.cause = Some(cause.clone());
         self.failing = Some(Failing { phase, cause, resume, awaits });
         if is_there {
             self.send(&farewell, vec![], now);

@@ -13,6 +13,8 @@ pub struct PredecessorConfig {
     pub versions: Versions,
     /// This process.
     pub pid: u32,
+    /// The number of this process's own generation.
+    pub own_generation: u64,
     /// The number that the successor gets.
     pub generation: u64,
     /// How long the successor may take from its start to `Ready`; `Progress` can add to it.

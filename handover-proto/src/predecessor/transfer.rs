@@ -66,6 +66,7 @@ impl Predecessor {
             version,
             generation: self.config.generation,
             pid: self.config.pid,
+            predecessor: self.config.own_generation,
             descriptors,
             states: self.inventory.states,
             stderr: self.inventory.stderr,

@@ -79,8 +79,10 @@ pub enum Event {
     Welcomed {
         /// The number of this generation.
         generation: u64,
-        /// The predecessor, as it sees itself.
-        predecessor: u32,
+        /// The number of the predecessor's generation.
+        predecessor: u64,
+        /// Its process, as it sees itself.
+        pid: u32,
     },
     /// Do: the one descriptor of this frame is the real stderr.
     TakeStderr,
@@ -104,7 +106,7 @@ pub enum Event {
     Adopted,
     /// Do: accept. The handover is done. Comes again, as [`CommittedBy::Orphaned`], if the
     /// predecessor dies after [`Event::RollBack`] and before it has taken back over: keep the
-    /// listeners until [`Successor::is_replaced`] or the exit.
+    /// listeners until [`Event::Replaced`].
     Committed(CommittedBy),
     /// Know: the predecessor does not take back over any more. Comes once, without probation right
     /// after [`Event::Committed`].

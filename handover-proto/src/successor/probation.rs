@@ -14,12 +14,6 @@ impl Successor {
         self.phase == Phase::Serving && !self.confirmed
     }
 
-    /// Whether this process was rolled back and the predecessor has taken over: the listeners can be
-    /// let go.
-    pub fn is_replaced(&self) -> bool {
-        self.phase == Phase::Replaced
-    }
-
     /// On probation: says that all is well. The first word counts, this,
     /// [`unhealthy`](Self::unhealthy), [`request_rollback`](Self::request_rollback) or
     /// [`stop`](Self::stop).

@@ -31,6 +31,7 @@ pub(crate) fn predecessor_config(probation: Option<Duration>) -> PredecessorConf
     PredecessorConfig {
         versions: Versions::OURS,
         pid: 100,
+        own_generation: 1,
         generation: 2,
         ready_timeout: READY_TIMEOUT,
         commit_timeout: COMMIT_TIMEOUT,
@@ -212,6 +213,7 @@ pub(crate) fn welcome(descriptors: u32, states: u32) -> ToSuccessor {
         version: VERSION,
         generation: 2,
         pid: 100,
+        predecessor: 1,
         descriptors,
         states,
         stderr: false,

@@ -20,7 +20,7 @@ fn welcome_with_nothing_to_come_leads_to_initialisation() {
 
     inform(&mut machine, &welcome(0, 0));
 
-    let welcomed = SuccessorEvent::Welcomed { generation: 2, predecessor: 100 };
+    let welcomed = SuccessorEvent::Welcomed { generation: 2, predecessor: 1, pid: 100 };
     assert_eq!(noted(&mut machine), [welcomed, SuccessorEvent::Adopted]);
     assert_eq!(machine.poll_timeout(), None, "initialisation is the predecessor's to limit");
 }
@@ -35,7 +35,7 @@ fn stderr_is_taken_with_welcome() {
 
     inform(&mut machine, &message);
 
-    let welcomed = SuccessorEvent::Welcomed { generation: 2, predecessor: 100 };
+    let welcomed = SuccessorEvent::Welcomed { generation: 2, predecessor: 1, pid: 100 };
     assert_eq!(noted(&mut machine), [welcomed, SuccessorEvent::TakeStderr]);
 }
 
@@ -111,7 +111,7 @@ fn a_welcome_at_the_limits_is_taken() {
 
     inform(&mut machine, &welcome(MAX_DESCRIPTORS, MAX_STATES));
 
-    let welcomed = SuccessorEvent::Welcomed { generation: 2, predecessor: 100 };
+    let welcomed = SuccessorEvent::Welcomed { generation: 2, predecessor: 1, pid: 100 };
     assert_eq!(noted(&mut machine), [welcomed]);
 }
 

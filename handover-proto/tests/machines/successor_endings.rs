@@ -156,9 +156,13 @@ fn orphaned_on_probation_it_is_confirmed() {
 
 #[test]
 fn listeners_can_be_let_go_once_the_predecessor_has_resumed() {
-    for stage in STAGES {
-        assert_eq!(successor_in(stage).is_replaced(), stage == Stage::Replaced, "{stage:?}");
-    }
+    let mut machine = successor_in(Stage::Stopped);
+
+    inform(&mut machine, &ToSuccessor::Resumed {});
+    assert_eq!(noted(&mut machine), [SuccessorEvent::Replaced]);
+
+    machine.handle_closed();
+    assert_eq!(noted(&mut machine), [SuccessorEvent::PredecessorGone], "it does not serve again");
 }
 
 #[test]

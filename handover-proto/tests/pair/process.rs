@@ -121,6 +121,7 @@ impl Old {
         let config = PredecessorConfig {
             versions: Versions::OURS,
             pid: 100,
+            own_generation: 1,
             generation: 2,
             ready_timeout: Duration::from_secs(60),
             commit_timeout: Duration::from_secs(10),
