@@ -494,7 +494,7 @@ impl Engine {
             if self.ending == Some(Ending::Stopped)
                 && let Some(drain) = drain
             {
-                self.lines.stop(drain, &self.poller);
+                self.stop_elders(drain);
             }
         }
     }
@@ -543,11 +543,22 @@ impl Engine {
             return;
         }
         self.stepping_back = None;
-        self.lines.stop(if in_a_hurry { Duration::ZERO } else { drain }, &self.poller);
+        self.lines.stop(drain, &self.poller);
+        if in_a_hurry {
+            self.stop_elders(Duration::ZERO);
+        }
         for endpoint in self.registry.endpoints() {
             endpoint.retire();
         }
         self.drain(Ending::Stopped);
+    }
+
+    /// Gives all that are older that long to finish, the predecessor included.
+    fn stop_elders(&mut self, drain: Duration) {
+        if let Some(link) = &mut self.link {
+            link.stop(Some(drain), &self.poller);
+        }
+        self.lines.stop(drain, &self.poller);
     }
 
     fn drain_timeout(&self) -> Duration {
@@ -594,7 +605,7 @@ impl Engine {
         }
         let in_a_hurry = self.stops > 1;
         if in_a_hurry && self.ending == Some(Ending::Stopped) {
-            self.lines.stop(Duration::ZERO, &self.poller);
+            self.stop_elders(Duration::ZERO);
         }
         let now = Instant::now();
         let late = self.drain_deadline.is_some_and(|deadline| now >= deadline);

@@ -206,6 +206,20 @@ fn stop_by_the_application_on_probation_stops_the_service() {
 }
 
 #[test]
+fn second_stop_signal_to_the_successor_ends_both_at_once() {
+    let trial = Trial::new(&["--drain-timeout", "600000"]);
+    let of_old = trial.stage.hold();
+    let tried = trial.upgrade("");
+    let of_new = trial.stage.hold();
+    process::signal(tried.pid, Signal::TERM);
+    tried.asked.line(&format!("draining {} Stopped", tried.pid));
+    tried.asked.line(&format!("draining {} ", trial.old));
+    process::signal(tried.pid, Signal::TERM);
+    assert_stopped(trial);
+    drop((of_old, of_new));
+}
+
+#[test]
 fn stop_signal_to_the_predecessor_ends_it_alone() {
     let trial = Trial::new(&[]);
     let tried = trial.upgrade("");
