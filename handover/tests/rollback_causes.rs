@@ -84,6 +84,15 @@ fn successor_that_is_rolled_back_finishes_what_it_has_accepted() {
     assert_only_accepted_lost(&trial.finish(), ACCEPTED_MAX);
 }
 
+#[test]
+fn stop_asked_of_a_successor_that_is_just_replaced_stops_the_service() {
+    let trial = Trial::new(&[]);
+    trial.stage.script("start raw stop-when-replaced");
+    let asked = trial.stage.ask();
+    asked.line(&format!("draining {} Stopped", trial.old));
+    trial.stage.service.wait_all_gone(soon()).unwrap();
+}
+
 /// Either is right, as long as they agree: at the end of probation the predecessor lets go.
 #[test]
 fn successor_that_exits_at_the_end_of_probation_is_rolled_back_or_confirmed() {

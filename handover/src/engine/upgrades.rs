@@ -277,9 +277,9 @@ impl Engine {
     /// Waits for the ends of those that were rolled back.
     pub(super) fn step_departing(&mut self) {
         let (poller, events) = (&self.poller, &mut self.events);
-        let before = self.departing.len();
+        let (before, mut effects) = (self.departing.len(), Vec::new());
         self.departing.retain_mut(|attempt| {
-            attempt.step(poller, &mut Vec::new());
+            attempt.step(poller, &mut effects);
             if attempt.is_over() {
                 attempt.detach(poller);
                 events.push(Event::Gone { generation: attempt.generation() });
@@ -288,6 +288,12 @@ impl Engine {
         });
         if self.departing.len() < before {
             self.told_too_many = false;
+        }
+        for effect in effects {
+            // It was asked for before that process knew that this one serves again.
+            if let attempt::Effect::StopAsked(drain) = effect {
+                self.want_stop(drain);
+            }
         }
     }
 
