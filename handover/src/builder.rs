@@ -346,7 +346,8 @@ impl Builder {
         self
     }
 
-    /// Called when a commit cannot be taken back any more, in both processes. Nothing waits for it.
+    /// Called when a commit cannot be taken back any more, in both processes. Nothing waits for it
+    /// but the end of a drain.
     pub fn on_confirm(mut self, hook: impl FnMut(&Confirm) + Send + 'static) -> Self {
         self.hooks.set_confirm(Box::new(hook));
         self

@@ -398,8 +398,12 @@ impl Engine {
         if self.config.hooks.has_confirm() {
             let hooks = Arc::clone(&self.config.hooks);
             let confirm = Confirm { generation, who_serves };
-            // Nobody waits for it.
-            let _ = Job::start(&self.wake, move || hooks.confirm(&confirm));
+            // Nobody waits for it but a drain: the process is not to exit before it is done.
+            let entry = self.in_flight.enter();
+            let _ = Job::start(&self.wake, move || {
+                hooks.confirm(&confirm);
+                drop(entry);
+            });
         }
     }
 
