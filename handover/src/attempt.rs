@@ -293,6 +293,11 @@ impl Attempt {
         self.machine.phase() == handover_proto::Phase::Probation
     }
 
+    /// Whether it is about to come to nothing.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.machine.cause().is_some()
+    }
+
     /// Whether it has come to nothing.
     pub(crate) fn has_failed(&self) -> bool {
         self.machine.phase() == handover_proto::Phase::Failed
@@ -350,11 +355,12 @@ impl Attempt {
     }
 
     /// Accepts again, after [`Effect::Resume`].
-    pub(crate) fn resume(&mut self) {
+    pub(crate) fn resume(&mut self, poller: &Poller) {
         for endpoint in self.endpoints() {
             endpoint.gate().turn(Stance::Open);
         }
         self.to_resume = false;
+        while self.transmit(poller) {}
         if !self.is_under_way() {
             self.items.clear();
         }
@@ -652,6 +658,11 @@ impl Attempt {
 
     /// Returns whether anything was sent, so that there may be more.
     fn transmit(&mut self, poller: &Poller) -> bool {
+        if self.to_resume && self.has_failed() {
+            // That this process serves again is said when it does: until then the successor would
+            // take over should this process die.
+            return false;
+        }
         let was_full = std::mem::take(&mut self.full);
         self.retry = None;
         let Some(transmit) = self.unsent.take().or_else(|| self.machine.poll_transmit()) else {

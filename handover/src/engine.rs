@@ -516,7 +516,7 @@ impl Engine {
         if let Some(attempt) = &mut self.attempt
             && attempt.is_under_way()
         {
-            if attempt.is_on_probation() {
+            if attempt.is_on_probation() && !attempt.is_failing() {
                 // It is this process that is to go, and the successor serves.
                 attempt.confirm(now);
                 return self.step_attempt();
@@ -530,11 +530,14 @@ impl Engine {
             }
             // The successor is on its way out, or about to serve: then there is nothing to stop.
             if !in_a_hurry {
-                return;
+                return self.step_attempt();
             }
         }
-        if self.resuming.is_some() && !in_a_hurry {
-            return;
+        if self.resuming.is_some() {
+            if !in_a_hurry {
+                return;
+            }
+            self.end_resuming();
         }
         let drain = self.drain_timeout();
         if !std::mem::replace(&mut self.stop_passed_on, true)

@@ -155,6 +155,32 @@ fn predecessor_serves_again_although_its_hook_hangs() {
     trial.finish().assert_nothing_lost();
 }
 
+#[test]
+fn predecessor_killed_in_its_hook_leaves_the_successor_serving() {
+    let trial = trial(&[]);
+    let tried = trial.upgrade("taking-back hang");
+    trial.client().send(&Request::Rollback { reason: None }).unwrap();
+    tried.asked.line(&format!("hanging {} taking-back", trial.old));
+    process::signal(trial.old, Signal::KILL);
+    trial.stage.load.wait_answered_by(|pid| pid == tried.pid, soon()).unwrap();
+    tried.asked.line(&told(tried.pid, &rollback(2, "ThisProcess", "the predecessor is gone")));
+    assert_eq!(trial.named(), Some(tried.pid));
+    trial.stage.load.stop().assert_nothing_lost();
+}
+
+#[test]
+fn stop_signals_to_a_predecessor_that_hangs_in_its_hook_end_everything() {
+    let trial = trial(&["--commit-timeout", "600000"]);
+    let tried = trial.upgrade("taking-back hang");
+    trial.client().send(&Request::Rollback { reason: None }).unwrap();
+    tried.asked.line(&format!("hanging {} taking-back", trial.old));
+    process::signal(trial.old, Signal::TERM);
+    assert!(recheck(soon(), || (!has_pending_signals(trial.old)).then_some(())).is_some());
+    process::signal(trial.old, Signal::TERM);
+    trial.stage.service.wait_all_gone(soon()).unwrap();
+    assert_eq!(trial.named(), None);
+}
+
 /// A signal that comes while the same one is pending is lost (signal(7)).
 fn has_pending_signals(pid: Pid) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
