@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -90,6 +91,8 @@ pub(crate) struct Attempt {
     stopping: bool,
     /// The application was told that a commit follows.
     told_commit: bool,
+    /// It has done what it does then.
+    has_prepared: Arc<AtomicBool>,
     /// Accepting is to be resumed.
     to_resume: bool,
     states: Vec<Sealed>,
@@ -245,6 +248,7 @@ impl Attempt {
             claimed: HashSet::new(),
             stopping: false,
             told_commit: false,
+            has_prepared: Arc::default(),
             to_resume: false,
             states: Vec::new(),
             received: Vec::new().into_iter(),
@@ -639,9 +643,11 @@ impl Attempt {
             return false;
         }
         let (hooks, commit) = (Arc::clone(hooks), Commit { generation: self.generation });
+        let prepared = Arc::clone(&self.has_prepared);
         let before = move || {
             if tells {
                 hooks.commit(&commit);
+                prepared.store(true, Ordering::SeqCst);
             }
         };
         let in_flight = Arc::clone(&self.plan.in_flight);
@@ -723,10 +729,13 @@ impl Attempt {
         };
         let reason = match cause {
             Cause::CalledOff { .. } | Cause::Exited => self.called_off.take(),
-            Cause::TimedOut if self.writing.is_some() => {
-                let reason = "this process took too long to write its states".to_owned();
-                Some(Reason::CalledOff { reason })
-            }
+            Cause::TimedOut => self.writing.as_ref().map(|(helping, _)| {
+                let hangs = *helping == Helping::Late
+                    && self.plan.config.hooks.has_commit()
+                    && !self.has_prepared.load(Ordering::SeqCst);
+                let what = if hangs { "in on_commit" } else { "to write its states" };
+                Reason::CalledOff { reason: format!("this process took too long {what}") }
+            }),
             _ => None,
         };
         let failure = Box::new(Failure {

@@ -199,6 +199,26 @@ fn successor_that_hangs_in_its_hook_is_killed() {
 }
 
 #[test]
+fn upgrade_fails_in_time_when_the_hook_before_its_commit_hangs() {
+    let trial = trial(&["--commit-timeout", "300"]);
+    let gate = trial.stage.gate("gate");
+    trial.stage.script(&format!("on-commit wait {}", gate.path().display()));
+    let asked = trial.stage.ask();
+    asked.waiting("on-commit");
+    let verdict = asked.verdict();
+    assert!(
+        verdict
+            .contains("phase commit; reason called off: this process took too long in on_commit"),
+        "{verdict}"
+    );
+    asked.line(&told(trial.old, "Rollback { generation: 2, who_serves: ThisProcess, "));
+    trial.assert_old_serves();
+    gate.open();
+    asked.line(&format!("hooked {} on-commit", trial.old));
+    trial.finish().assert_nothing_lost();
+}
+
+#[test]
 fn successor_that_dies_while_the_hook_before_its_commit_runs_is_told() {
     let trial = trial(&[]);
     let gate = trial.stage.gate("gate");
