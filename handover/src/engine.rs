@@ -541,11 +541,14 @@ impl Engine {
             }
             // The successor is on its way out, or about to serve: then there is nothing to stop.
             if !in_a_hurry {
-                return;
+                return self.step_attempt();
             }
         }
-        if self.resuming.is_some() && !in_a_hurry {
-            return;
+        if self.resuming.is_some() {
+            if !in_a_hurry {
+                return;
+            }
+            self.end_resuming();
         }
         let drain = self.drain_timeout();
         if !std::mem::replace(&mut self.stop_passed_on, true)

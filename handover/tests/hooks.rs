@@ -155,6 +155,32 @@ fn predecessor_serves_again_although_its_hook_hangs() {
     trial.finish().assert_nothing_lost();
 }
 
+#[test]
+fn predecessor_killed_in_its_hook_leaves_the_successor_serving() {
+    let trial = trial(&[]);
+    let tried = trial.upgrade("taking-back hang");
+    trial.client().send(&Request::Rollback { reason: None }).unwrap();
+    tried.asked.line(&format!("hanging {} taking-back", trial.old));
+    process::signal(trial.old, Signal::KILL);
+    trial.stage.load.wait_answered_by(|pid| pid == tried.pid, soon()).unwrap();
+    tried.asked.line(&told(tried.pid, &rollback(2, "ThisProcess", "the predecessor is gone")));
+    assert_eq!(trial.named(), Some(tried.pid));
+    trial.stage.load.stop().assert_nothing_lost();
+}
+
+#[test]
+fn stop_signals_to_a_predecessor_that_hangs_in_its_hook_end_everything() {
+    let trial = trial(&["--commit-timeout", "600000"]);
+    let tried = trial.upgrade("taking-back hang");
+    trial.client().send(&Request::Rollback { reason: None }).unwrap();
+    tried.asked.line(&format!("hanging {} taking-back", trial.old));
+    process::signal(trial.old, Signal::TERM);
+    assert!(recheck(soon(), || (!has_pending_signals(trial.old)).then_some(())).is_some());
+    process::signal(trial.old, Signal::TERM);
+    trial.stage.service.wait_all_gone(soon()).unwrap();
+    assert_eq!(trial.named(), None);
+}
+
 /// A signal that comes while the same one is pending is lost (signal(7)).
 fn has_pending_signals(pid: Pid) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -170,6 +196,26 @@ fn successor_that_hangs_in_its_hook_is_killed() {
     tried.asked.line(&format!("hanging {} giving-back", tried.pid));
     tried.rolled_back(&["too slow", "signal: 9 (SIGKILL)"]);
     assert_only_accepted_lost(&trial.finish(), ACCEPTED_MAX);
+}
+
+#[test]
+fn upgrade_fails_in_time_when_the_hook_before_its_commit_hangs() {
+    let trial = trial(&["--commit-timeout", "300"]);
+    let gate = trial.stage.gate("gate");
+    trial.stage.script(&format!("on-commit wait {}", gate.path().display()));
+    let asked = trial.stage.ask();
+    asked.waiting("on-commit");
+    let verdict = asked.verdict();
+    assert!(
+        verdict
+            .contains("phase commit; reason called off: this process took too long in on_commit"),
+        "{verdict}"
+    );
+    asked.line(&told(trial.old, "Rollback { generation: 2, who_serves: ThisProcess, "));
+    trial.assert_old_serves();
+    gate.open();
+    asked.line(&format!("hooked {} on-commit", trial.old));
+    trial.finish().assert_nothing_lost();
 }
 
 #[test]
