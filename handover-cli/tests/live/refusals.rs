@@ -1,5 +1,7 @@
 //! What is not even begun: busy, too many generations, nobody who serves.
 
+use std::time::Duration;
+
 use handover_testkit::soon;
 
 use crate::stage::{Stage, wait_exited};
@@ -34,6 +36,39 @@ fn a_second_upgrade_is_told_who_is_first() {
     gate.open();
     assert_eq!(first.finish().code, 0);
     assert_eq!(stage.serving().0, 2);
+    stage.assert_served_by_another(before);
+}
+
+#[test]
+fn who_waits_for_a_turn_gets_it_from_the_process_that_serves_by_then() {
+    const PROBATION: &[&str] = &["--probation", "60s", "--no-wait-probation"];
+    let stage = Stage::new(&[]);
+    let before = stage.serving();
+    let gate = stage.gate("gate");
+    stage.script(&format!("ready wait {}", gate.path()));
+    let skip = stage.service.line_count();
+    let first = stage.begin("upgrade", PROBATION);
+    stage.line_after(skip, "waiting ");
+    let waiting = stage.begin("upgrade", &["--wait", "--no-wait-probation", "--timeout", "300ms"]);
+    waiting.line("asking");
+    // It waits for longer than it would wait for an answer.
+    let until = stage.load.elapsed() + Duration::from_millis(600);
+    while stage.load.elapsed() < until {
+        stage.load.wait_answers(1, soon()).unwrap();
+    }
+    stage.script("");
+    gate.open();
+    let first = first.finish();
+    assert_eq!(first.code, 0, "{first:#?}");
+    // That the first one was committed is not what the second one waits for.
+    assert_eq!(stage.serving().0, 2);
+    assert_eq!(waiting.lines(), ["asking"]);
+    assert_eq!(stage.run("confirm", &[]).code, 0);
+    let waited = waiting.finish();
+    assert_eq!(waited.code, 0, "{waited:#?}");
+    waited.assert_says(&["upgraded: generation 3 "]);
+    assert!(waited.stderr.starts_with("asking\nupgrade to generation 3 begun"), "{waited:#?}");
+    assert_eq!(stage.serving().0, 3);
     stage.assert_served_by_another(before);
 }
 
