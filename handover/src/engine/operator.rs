@@ -226,6 +226,17 @@ impl Engine {
         }
     }
 
+    /// The upgrade that somebody has asked for begins: a client is told of it from here on, and not
+    /// of what had its turn before.
+    pub(super) fn tell_of_upgrade(&mut self, asker: Option<&Asker>) {
+        self.flush_operators();
+        if let Some(server) = &mut self.operators.server
+            && let Some(Asker::Client(client)) = asker
+        {
+            server.follow(*client);
+        }
+    }
+
     fn client_gone(&mut self, client: ClientId) {
         self.operators.forget(client);
         // What was asked for is done all the same, unless it has not had its turn.
@@ -299,9 +310,6 @@ impl Engine {
                 return self.operators.verdict(client, &verdict);
             }
             Some(_) | None => {}
-        }
-        if let Some(server) = &mut self.operators.server {
-            server.follow(client);
         }
         let (asked_by, asker) = (peer.to_string(), Some(Asker::Client(client)));
         self.queue.push_back(Wanted { options, asked_by, asker, executable, taker: None });
