@@ -294,11 +294,11 @@ impl Options {
         let [commit_gate, rollback_gate] = gates;
         builder
             .on_commit(move |commit| {
-                commit_gate.iter().for_each(|gate| pass("commit", gate));
+                commit_gate.iter().for_each(|gate| drop(pass("commit", gate)));
                 reach(format!("{commit:?}"), "on-commit", &on_commit);
             })
             .on_rollback(move |rollback| {
-                rollback_gate.iter().for_each(|gate| pass("rollback", gate));
+                rollback_gate.iter().for_each(|gate| drop(pass("rollback", gate)));
                 let point = match rollback.who_serves {
                     WhoServes::ThisProcess => "taking-back",
                     _ => "giving-back",
