@@ -351,7 +351,7 @@ impl Engine {
             link::Effect::Stop(drain) => self.want_stop(drain),
             link::Effect::StopServing(reason) => self.begin_step_back(reason),
             link::Effect::Replaced => self.replaced(),
-            link::Effect::PredecessorGone => tracing::info!("the predecessor is gone"),
+            link::Effect::PredecessorGone => self.predecessor_gone(),
             link::Effect::Failed(failure) => {
                 self.failure = Some(self.error(failure_kind(failure)));
                 self.stage = Stage::Failed;

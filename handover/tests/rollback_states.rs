@@ -147,6 +147,17 @@ fn stop_signal_to_the_successor_while_states_go_back_stops_the_service() {
 }
 
 #[test]
+fn predecessor_killed_while_a_stopping_successor_gives_its_states_back_leaves_nobody() {
+    let trial = Trial::new(&[]);
+    let (tried, gate, _client) = returning(&trial);
+    process::signal(tried.pid, Signal::TERM);
+    trial::wait_taken(tried.pid);
+    process::signal(trial.old, Signal::KILL);
+    gate.open();
+    trial.stage.service.wait_all_gone(soon()).unwrap();
+}
+
+#[test]
 fn stop_signal_to_the_predecessor_while_states_come_back_stops_the_service() {
     let trial = Trial::new(&[]);
     let (tried, gate, _client) = returning(&trial);

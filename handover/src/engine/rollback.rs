@@ -194,6 +194,15 @@ impl Engine {
         }
     }
 
+    /// The predecessor will not take back over. If this process was told to stop, nobody does, and
+    /// it is not to wait for that.
+    pub(super) fn predecessor_gone(&mut self) {
+        tracing::info!("the predecessor is gone");
+        if self.stepping_back.take().is_some() && self.stage == Stage::Draining {
+            self.registry.endpoints().iter().filter(|e| e.inherited).for_each(|e| e.end());
+        }
+    }
+
     /// Tells the predecessor that nothing is accepted any more. Returns the states that go back, if
     /// there are any.
     fn stop_serving(&mut self) -> Option<Writing> {
