@@ -107,7 +107,9 @@ impl Engine {
     pub(super) fn begin_step_back(&mut self, reason: String) {
         tracing::warn!(reason, "the predecessor takes back over");
         // Paused, and not ended yet: should the predecessor die now, this process serves on.
-        for endpoint in self.registry.endpoints() {
+        // One that is stopping finishes what is its own.
+        let serves = self.stage == Stage::Serving;
+        for endpoint in self.registry.endpoints().iter().filter(|e| serves || e.inherited) {
             endpoint.gate().turn(Stance::Paused);
         }
         self.stepping_back = Some(SteppingBack::Stopping { reason });
@@ -168,15 +170,15 @@ impl Engine {
     /// to its end.
     pub(super) fn replaced(&mut self) {
         self.stepping_back = None;
-        if self.stage != Stage::Serving {
-            return;
-        }
         for endpoint in self.registry.endpoints() {
             if endpoint.inherited {
                 endpoint.end();
             } else {
                 endpoint.retire();
             }
+        }
+        if self.stage != Stage::Serving {
+            return;
         }
         self.operators.rolled_back(self.generation);
         self.drain(Ending::RolledBack);
