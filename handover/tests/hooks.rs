@@ -204,10 +204,11 @@ fn upgrade_fails_in_time_when_the_hook_before_its_commit_hangs() {
             .contains("phase commit; reason called off: this process took too long in on_commit"),
         "{verdict}"
     );
-    asked.line(&told(trial.old, "Rollback { generation: 2, who_serves: ThisProcess, "));
     trial.assert_old_serves();
+    // Hooks are told one after the other.
     gate.open();
     asked.line(&format!("hooked {} on-commit", trial.old));
+    asked.line(&told(trial.old, "Rollback { generation: 2, who_serves: ThisProcess, "));
     trial.finish().assert_nothing_lost();
 }
 
@@ -220,11 +221,12 @@ fn successor_that_dies_while_the_hook_before_its_commit_runs_is_told() {
     let successor = asked.starting();
     asked.waiting("on-commit");
     process::signal(successor, Signal::KILL);
+    // Accepting goes on when the application has been told, in order.
+    gate.open();
     let verdict = asked.verdict();
     assert!(verdict.contains("phase commit"), "{verdict}");
-    asked.line(&told(trial.old, &rollback(2, "ThisProcess", "the successor ended")));
     trial.assert_old_serves();
-    gate.open();
+    asked.line(&told(trial.old, &rollback(2, "ThisProcess", "the successor ended")));
     trial.finish().assert_nothing_lost();
 }
 

@@ -46,8 +46,8 @@ pub(super) struct Operators {
     stops: Vec<ClientId>,
     /// For this process, or its successor, to be confirmed.
     confirms: Vec<ClientId>,
-    /// For a rollback, and until when.
-    rollbacks: Vec<(Instant, ClientId)>,
+    /// For a rollback, and until when it has to begin.
+    rollbacks: Vec<(Option<Instant>, ClientId)>,
     /// For commands of the application.
     commands: Vec<(ClientId, Receiver<Result<Value, String>>)>,
 }
@@ -56,7 +56,7 @@ impl Operators {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let server = self.server.as_ref().and_then(Server::deadline);
         let inquiry = self.inquiry.as_ref().map(|(deadline, _)| *deadline);
-        let rollback = self.rollbacks.iter().map(|(deadline, _)| *deadline).min();
+        let rollback = self.rollbacks.iter().filter_map(|(deadline, _)| *deadline).min();
         [server, inquiry, rollback].into_iter().flatten().min()
     }
 
@@ -124,6 +124,11 @@ impl Operators {
             );
             self.fail(client, ErrorCode::NotOnProbation, message);
         }
+    }
+
+    /// A rollback has begun: it comes to an end.
+    pub(super) fn rollback_begins(&mut self) {
+        self.rollbacks.iter_mut().for_each(|(deadline, _)| *deadline = None);
     }
 
     /// A generation is rolled back.
@@ -202,7 +207,9 @@ impl Engine {
         }
         self.answer_commands();
         self.answer_status(now);
-        let late = |(deadline, _): &mut (Instant, ClientId)| now >= *deadline;
+        let late = |(deadline, _): &mut (Option<Instant>, ClientId)| {
+            deadline.is_some_and(|deadline| now >= deadline)
+        };
         for (_, client) in self.operators.rollbacks.extract_if(.., late).collect::<Vec<_>>() {
             let message = "the predecessor does not answer: nothing is rolled back";
             self.operators.fail(client, ErrorCode::Failed, message);
@@ -216,6 +223,17 @@ impl Engine {
                 server.publish(&TimedEvent { at_ms: unix_time(), event: event.clone() });
             }
             self.told.push(event);
+        }
+    }
+
+    /// The upgrade that somebody has asked for begins: a client is told of it from here on, and not
+    /// of what had its turn before.
+    pub(super) fn tell_of_upgrade(&mut self, asker: Option<&Asker>) {
+        self.flush_operators();
+        if let Some(server) = &mut self.operators.server
+            && let Some(Asker::Client(client)) = asker
+        {
+            server.follow(*client);
         }
     }
 
@@ -255,7 +273,6 @@ impl Engine {
                 if self.stands_by() || self.link.as_ref().is_some_and(Link::is_on_probation) {
                     self.operators.confirms.push(client);
                     self.confirm();
-                    self.step_attempt();
                 } else {
                     let message = "there is no probation to end: the generation that serves does so \
                                    for good";
@@ -293,9 +310,6 @@ impl Engine {
             }
             Some(_) | None => {}
         }
-        if let Some(server) = &mut self.operators.server {
-            server.follow(client);
-        }
         let (asked_by, asker) = (peer.to_string(), Some(Asker::Client(client)));
         self.queue.push_back(Wanted { options, asked_by, asker, executable, taker: None });
     }
@@ -305,7 +319,6 @@ impl Engine {
             && let Some(attempt) = &mut self.attempt
             && attempt.forward_stop(drain, now)
         {
-            self.step_attempt();
             return self.operators.done(client, "passed on to the successor, which serves");
         }
         if self.stage >= Stage::Draining && self.ending != Some(Ending::Stopped) {
@@ -321,16 +334,19 @@ impl Engine {
     }
 
     fn asked_rollback(&mut self, client: ClientId, reason: &str, peer: Peer, now: Instant) {
+        if self.stepping_back.is_some() {
+            return self.operators.rollbacks.push((None, client));
+        }
         let on_probation = self.link.as_ref().is_some_and(Link::is_on_probation);
         if self.stands_by() || on_probation {
-            self.operators.rollbacks.push((now + ROLLBACK_TIMEOUT, client));
+            let mut deadline = None;
             if let Some(attempt) = self.attempt.as_mut().filter(|a| a.is_on_probation()) {
                 attempt.roll_back(reason, now);
-                self.step_attempt();
             } else if let Some(link) = &mut self.link {
                 link.unhealthy(reason, true, &self.poller);
+                deadline = Some(now + ROLLBACK_TIMEOUT);
             }
-            return;
+            return self.operators.rollbacks.push((deadline, client));
         }
         let executable =
             self.previous.as_ref().and_then(|p| p.executable.as_ref()?.try_clone().ok());

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use handover_proto::Item;
 use handover_proto::control::Event;
+use handover_proto::{Item, ToSuccessor, encode};
 
 use super::{Ending, Engine, Stage, Ticket};
 use crate::attempt::{self, Attempt};
@@ -24,6 +24,20 @@ use crate::verdict::{Failure, Phase, Reason, Verdict};
 pub(crate) struct Taker {
     pub(crate) process: Process,
     pub(crate) channel: Channel,
+}
+
+impl Taker {
+    /// Says that it is not to serve. It would take the mere end of the channel for the end of this
+    /// process.
+    fn refuse(self, reason: &Reason) {
+        let abort = ToSuccessor::Abort { reason: reason.to_string(), versions: None };
+        if let Err(error) = encode(&abort)
+            .map_err(std::io::Error::other)
+            .and_then(|frame| self.channel.send(&frame, &[]))
+        {
+            tracing::warn!(pid = self.process.pid(), %error, "cannot refuse who takes over");
+        }
+    }
 }
 
 impl Engine {
@@ -69,7 +83,7 @@ impl Engine {
                 self.current.as_ref().map_or("nobody", |wanted| &wanted.asked_by),
             ));
         }
-        if self.resuming.is_some() {
+        if self.resuming.is_some() || self.stepping_back.is_some() {
             return Some("the last upgrade is being rolled back".into());
         }
         if self.link.as_ref().is_some_and(Link::is_on_probation) {
@@ -150,6 +164,7 @@ impl Engine {
     fn upgrade(&mut self, mut wanted: Wanted) {
         let generation = self.next_generation();
         let (asked_by, taker) = (wanted.asked_by.clone(), wanted.taker.take());
+        self.tell_of_upgrade(wanted.asker.as_ref());
         self.events.push(Event::UpgradeBegun { generation, asked_by });
         let overrides = &wanted.options.overrides;
         let program = self.config.program.with(overrides);
@@ -164,7 +179,6 @@ impl Engine {
                     self.events.push(Event::Checking { generation });
                 }
                 self.preflight = Some(preflight);
-                self.step_preflight();
             }
             Err(failure) => self.conclude(Verdict::Failed(failure)),
         }
@@ -217,9 +231,6 @@ impl Engine {
                     attempt.forward_upgrade(Instant::now());
                 }
                 self.attempt = Some(attempt);
-                // What the machine has to say already, and the deadline, are looked at before the
-                // next wait.
-                self.step_attempt();
             }
             Err(failure) => self.conclude(Verdict::Failed(failure)),
         }
@@ -232,16 +243,19 @@ impl Engine {
         for effect in effects {
             match effect {
                 attempt::Effect::Event(event) => self.events.push(event),
-                attempt::Effect::OnProbation => self.stand_by(),
+                attempt::Effect::Committing => {
+                    self.last_generation = self.next_generation();
+                    // What the predecessor has left is older than what may come back.
+                    self.late_states.clear();
+                }
                 attempt::Effect::Served => {
                     let generation = self.attempt.as_ref().map_or(0, Attempt::generation);
                     self.events.push(Event::Confirmed { generation });
-                    self.confirm_hook(generation, WhoServes::Successor);
+                    self.tell_confirmed(generation, WhoServes::Successor);
                     self.operators.confirmed(generation);
                     self.drain(Ending::HandedOver);
                 }
                 attempt::Effect::Returned(state) => {
-                    self.late_states.retain(|known| known.name() != state.name());
                     self.late_states.push(state);
                 }
                 attempt::Effect::Resume { told_commit, reason } => {
@@ -290,17 +304,11 @@ impl Engine {
             self.told_too_many = false;
         }
         for effect in effects {
-            // It was asked for before that process knew that this one serves again.
+            // It was stopped before it had heard that it is rolled back.
             if let attempt::Effect::StopAsked(drain) = effect {
                 self.want_stop(drain);
             }
         }
-    }
-
-    /// The successor serves, and this process would take back over.
-    fn stand_by(&mut self) {
-        self.last_generation = self.last_generation.saturating_add(1);
-        tracing::info!(generation = self.last_generation, "the successor is on probation");
     }
 
     fn finish(&mut self, verdict: Verdict) {
@@ -404,7 +412,19 @@ impl Engine {
                 Some(Asker::Client(client)) => self.operators.verdict(client, &verdict),
                 None => {}
             }
+            if let Some(taker) = wanted.taker {
+                taker.refuse(&Reason::NotServing);
+            }
         }
+    }
+
+    /// Nobody waits for the upgrade under way: whoever has asked for it is told so.
+    pub(super) fn give_up_current(&mut self) {
+        let Some(wanted) = self.current.take() else { return };
+        let verdict = self.resuming.take().and_then(|resuming| resuming.verdict);
+        let stopping = || Verdict::Failed(self.not_begun(Reason::Stopping));
+        let verdict = verdict.unwrap_or_else(stopping);
+        self.tell_asker(wanted.asker, verdict);
     }
 }
 

@@ -8,11 +8,13 @@
 //! | `--listen ADDRESS` | where to listen |
 //! | `--tokio` | serve in a Tokio runtime instead of threads |
 //! | `--script FILE` | how to go wrong, read at the start; see [`Script`] |
-//! | `--early-gate FIFO`, `--late-gate FIFO` | provide a state of that kind, and if the FIFO is there, wait for somebody to write to it |
+//! | `--early-gate FIFO`, `--late-gate FIFO` | provide a state of that kind, and if the FIFO is there, wait for somebody to write to it; a plain file there says why the state cannot be written |
 //! | `--pid-file FILE`, `--ready-timeout MS`, `--commit-timeout MS`, `--drain-timeout MS`, `--sibling` | as the builder has it |
 //! | `--chdir DIRECTORY` | go there once started |
 //! | `--control PATH`, `--control-group GID`, `--probation MS`, `--answer-timeout MS`, `--max-generations N`, `--cut-oldest`, `--version TEXT`, `--take-over PATH` | as the builder has it |
 //! | `--hooks` | print what the hooks are told, and do what the script says then |
+//! | `--commit-gate FIFO`, `--rollback-gate FIFO` | before that, wait in the hook of that kind for somebody to write to the FIFO, if it is there |
+//! | `--log` | write what the library logs to stderr |
 //! | `--check`, `--check-timeout MS` | have executables checked, by starting them with `--checking` |
 //! | `--checking` | do what the script says at `check`, and exit |
 
@@ -50,6 +52,9 @@ fn main() -> ExitCode {
     }
     // The library takes the variable out of the environment.
     let _ = CHANNEL.set(env::var("HANDOVER_CHANNEL").unwrap_or_default());
+    if options.is_set("--log") {
+        tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    }
     println!("starting {}", id());
     match if options.is_set("--tokio") { serve_in_tokio(&options) } else { serve(&options) } {
         Ok(()) => ExitCode::SUCCESS,
@@ -128,6 +133,11 @@ async fn serve_in_tokio(options: &Options) -> Result<(), Box<dyn Error>> {
 
 fn announce(handle: Handle) {
     println!("serving {} generation {}", id(), handle.generation());
+    let until_alone = handle.predecessor_gone();
+    thread::spawn(move || {
+        until_alone.wait();
+        println!("alone {}", id());
+    });
     // Somebody keeps a handle to the end, as in most applications.
     thread::spawn(move || {
         handle.draining().wait();
@@ -210,7 +220,10 @@ impl Options {
     }
 
     fn milliseconds(&self, name: &str) -> Option<Duration> {
-        Some(Duration::from_millis(self.0.get(name)?.parse().ok()?))
+        match self.0.get(name)?.as_str() {
+            "max" => Some(Duration::MAX),
+            number => Some(Duration::from_millis(number.parse().ok()?)),
+        }
     }
 
     fn builder(&self) -> Builder {
@@ -221,6 +234,7 @@ impl Options {
                 .control(path)
                 .command("echo", |arguments| Ok::<_, Infallible>(arguments.clone()));
             builder = builder.command("fail", |_| Err("as asked"));
+            builder = builder.command("panic", |_| -> Result<_, Infallible> { panic!("as asked") });
         }
         if let Some(group) = self.0.get("--control-group").and_then(|group| group.parse().ok()) {
             builder = builder.control_group(group);
@@ -276,9 +290,15 @@ impl Options {
         };
         let script = || self.path("--script");
         let (on_commit, on_rollback, on_confirm) = (script(), script(), script());
+        let gates = [self.path("--commit-gate"), self.path("--rollback-gate")];
+        let [commit_gate, rollback_gate] = gates;
         builder
-            .on_commit(move |commit| reach(format!("{commit:?}"), "on-commit", &on_commit))
+            .on_commit(move |commit| {
+                commit_gate.iter().for_each(|gate| drop(pass("commit", gate)));
+                reach(format!("{commit:?}"), "on-commit", &on_commit);
+            })
             .on_rollback(move |rollback| {
+                rollback_gate.iter().for_each(|gate| drop(pass("rollback", gate)));
                 let point = match rollback.who_serves {
                     WhoServes::ThisProcess => "taking-back",
                     _ => "giving-back",
@@ -291,13 +311,13 @@ impl Options {
     fn prepare(&self, handover: &Handover) -> Result<(), Box<dyn Error>> {
         if let Some(gate) = self.path("--early-gate") {
             handover.provide_state("early", 1, move |out| {
-                pass("early", &gate);
+                pass("early", &gate)?;
                 Ok(out.write_all(b"early")?)
             })?;
         }
         if let Some(gate) = self.path("--late-gate") {
             handover.provide_late_state("late", 1, move |out| {
-                pass("late", &gate);
+                pass("late", &gate)?;
                 Ok(out.write_all(b"late")?)
             })?;
         }
@@ -308,13 +328,17 @@ impl Options {
     }
 }
 
-/// Waits for somebody to write to the FIFO, if there is one.
-fn pass(what: &str, gate: &Path) {
+/// Waits for somebody to write to the FIFO, if there is one; fails with what is in a plain file.
+fn pass(what: &str, gate: &Path) -> std::io::Result<()> {
+    if gate.is_file() {
+        return Err(std::io::Error::other(fs::read_to_string(gate)?));
+    }
     if gate.exists() {
         println!("waiting {} {what}", id());
         // Opening it waits for a writer. It may be gone by now: then nobody is to wait.
         let _ = fs::File::open(gate).and_then(|mut gate| gate.read(&mut [0]));
     }
+    Ok(())
 }
 
 fn print_verdict(verdict: &Verdict) {
@@ -423,7 +447,7 @@ fn act(point: &str, action: &str, argument: &str) {
             thread::spawn(move || shout(bytes));
         }
         "stop" => stop_itself(),
-        "wait" => pass(point, Path::new(argument)),
+        "wait" => pass(point, Path::new(argument)).expect("a gate"),
         other => panic!("no such action: {other}"),
     }
 }
