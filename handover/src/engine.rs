@@ -534,6 +534,10 @@ impl Engine {
             }
             if in_a_hurry {
                 attempt.kill();
+                if !attempt.is_before_commit() {
+                    // It may name the successor, which is no more: to be removed it has to name us.
+                    self.restore_pid_file();
+                }
             } else if attempt.is_before_commit() {
                 attempt.abort(Reason::Stopping, now);
             } else if !std::mem::replace(&mut self.stop_passed_on, true) {
@@ -541,7 +545,7 @@ impl Engine {
             }
             // The successor is on its way out, or about to serve: then there is nothing to stop.
             if !in_a_hurry {
-                return self.step_attempt();
+                return;
             }
         }
         if self.resuming.is_some() {
