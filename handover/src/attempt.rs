@@ -353,11 +353,12 @@ impl Attempt {
     }
 
     /// Accepts again, after [`Effect::Resume`].
-    pub(crate) fn resume(&mut self) {
+    pub(crate) fn resume(&mut self, poller: &Poller) {
         for endpoint in self.endpoints() {
             endpoint.gate().turn(Stance::Open);
         }
         self.to_resume = false;
+        while self.transmit(poller) {}
         if !self.is_under_way() {
             self.items.clear();
         }
@@ -729,7 +730,7 @@ impl Attempt {
         let reason = match cause {
             Cause::CalledOff { .. } | Cause::Exited => self.called_off.take(),
             Cause::TimedOut if self.telling.is_some() => {
-                let reason = "on_commit took too long".to_owned();
+                let reason = "this process took too long in on_commit".to_owned();
                 Some(Reason::CalledOff { reason })
             }
             Cause::TimedOut if self.writing.is_some() => {

@@ -347,7 +347,7 @@ impl Builder {
     }
 
     /// Called when a commit cannot be taken back any more, in both processes. Nothing waits for it
-    /// but the next hook.
+    /// but the next hook and the end of a drain.
     pub fn on_confirm(mut self, hook: impl FnMut(&Confirm) + Send + 'static) -> Self {
         self.hooks.set_confirm(Box::new(hook));
         self

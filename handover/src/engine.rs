@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::drain::{Drained, InFlight};
 use crate::error::{Error, ErrorKind, WhoServes};
 use crate::gate::Stance;
-use crate::hooks::{Confirm, News};
+use crate::hooks::{Confirm, News, Telling};
 use crate::lines::{self, Lines};
 use crate::link::{self, Link};
 use crate::pidfile::PidFile;
@@ -85,6 +85,8 @@ pub(crate) struct Engine {
     /// It was said that there are too many generations for another.
     told_too_many: bool,
     resuming: Option<Resuming>,
+    /// The application is told that a commit cannot be taken back.
+    confirming: Option<Telling>,
     stepping_back: Option<SteppingBack>,
     operators: Operators,
     /// What this process is, for a successor that goes back to it.
@@ -150,6 +152,7 @@ impl Engine {
             last_generation: generation,
             told_too_many: false,
             resuming: None,
+            confirming: None,
             stepping_back: None,
             operators: Operators::default(),
             own: Own::of_this_process(config.program.executable()),
@@ -401,10 +404,10 @@ impl Engine {
         }
     }
 
-    fn tell_confirmed(&self, generation: u64, who_serves: WhoServes) {
+    fn tell_confirmed(&mut self, generation: u64, who_serves: WhoServes) {
         let confirm = News::Confirm(Confirm { generation, who_serves });
-        // Nobody waits for it.
-        let _ = self.config.hooks.tell(confirm, &self.wake);
+        // Nobody waits for it but a drain: the process is not to exit before it is done.
+        self.confirming = Some(self.config.hooks.tell(confirm, &self.wake));
     }
 
     fn step_lines(&mut self) {
@@ -507,7 +510,7 @@ impl Engine {
             if self.ending == Some(Ending::Stopped)
                 && let Some(drain) = drain
             {
-                self.lines.stop(drain, &self.poller);
+                self.stop_elders(drain);
             }
         }
     }
@@ -538,11 +541,14 @@ impl Engine {
             }
             // The successor is on its way out, or about to serve: then there is nothing to stop.
             if !in_a_hurry {
-                return;
+                return self.step_attempt();
             }
         }
-        if self.resuming.is_some() && !in_a_hurry {
-            return;
+        if self.resuming.is_some() {
+            if !in_a_hurry {
+                return;
+            }
+            self.end_resuming();
         }
         let drain = self.drain_timeout();
         if !std::mem::replace(&mut self.stop_passed_on, true)
@@ -555,11 +561,22 @@ impl Engine {
             return;
         }
         self.stepping_back = None;
-        self.lines.stop(if in_a_hurry { Duration::ZERO } else { drain }, &self.poller);
+        self.lines.stop(drain, &self.poller);
+        if in_a_hurry {
+            self.stop_elders(Duration::ZERO);
+        }
         for endpoint in self.registry.endpoints() {
             endpoint.retire();
         }
         self.drain(Ending::Stopped);
+    }
+
+    /// Gives all that are older that long to finish, the predecessor included.
+    fn stop_elders(&mut self, drain: Duration) {
+        if let Some(link) = &mut self.link {
+            link.stop(Some(drain), &self.poller);
+        }
+        self.lines.stop(drain, &self.poller);
     }
 
     fn drain_timeout(&self) -> Duration {
@@ -602,11 +619,12 @@ impl Engine {
         }
         let in_a_hurry = self.stops > 1;
         if in_a_hurry && self.ending == Some(Ending::Stopped) {
-            self.lines.stop(Duration::ZERO, &self.poller);
+            self.stop_elders(Duration::ZERO);
         }
         let now = Instant::now();
         let late = self.drain_deadline.is_some_and(|deadline| now >= deadline);
-        let is_idle = self.stepping_back.is_none() && self.in_flight.is_idle();
+        let told = self.confirming.as_ref().is_none_or(Telling::is_done);
+        let is_idle = self.stepping_back.is_none() && told && self.in_flight.is_idle();
         if !(late || in_a_hurry || is_idle) {
             return;
         }

@@ -62,10 +62,15 @@ impl Service {
         request: &Value,
         patience: Patience,
     ) -> Result<(Line, Conversation), Trouble> {
-        let deadline = Instant::now() + self.timeout;
+        let mut deadline = Instant::now() + self.timeout;
         loop {
+            let begun = Instant::now();
             let mut conversation = Conversation::open(self, request, patience).await?;
             let line = conversation.next().await?;
+            if patience == Patience::Unlimited {
+                // To wait for one's turn is not to look for whoever serves.
+                deadline += begun.elapsed();
+            }
             // It was not done: whoever serves by now is at the other end of the next connection.
             let is_late = matches!(line.answer, Answer::Error { code: ErrorCode::NotServing, .. });
             if !is_late || Instant::now() >= deadline {

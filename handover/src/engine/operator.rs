@@ -226,6 +226,17 @@ impl Engine {
         }
     }
 
+    /// The upgrade that somebody has asked for begins: a client is told of it from here on, and not
+    /// of what had its turn before.
+    pub(super) fn tell_of_upgrade(&mut self, asker: Option<&Asker>) {
+        self.flush_operators();
+        if let Some(server) = &mut self.operators.server
+            && let Some(Asker::Client(client)) = asker
+        {
+            server.follow(*client);
+        }
+    }
+
     fn client_gone(&mut self, client: ClientId) {
         self.operators.forget(client);
         // What was asked for is done all the same, unless it has not had its turn.
@@ -262,6 +273,7 @@ impl Engine {
                 if self.stands_by() || self.link.as_ref().is_some_and(Link::is_on_probation) {
                     self.operators.confirms.push(client);
                     self.confirm();
+                    self.step_attempt();
                 } else {
                     let message = "there is no probation to end: the generation that serves does so \
                                    for good";
@@ -299,9 +311,6 @@ impl Engine {
             }
             Some(_) | None => {}
         }
-        if let Some(server) = &mut self.operators.server {
-            server.follow(client);
-        }
         let (asked_by, asker) = (peer.to_string(), Some(Asker::Client(client)));
         self.queue.push_back(Wanted { options, asked_by, asker, executable, taker: None });
     }
@@ -311,6 +320,7 @@ impl Engine {
             && let Some(attempt) = &mut self.attempt
             && attempt.forward_stop(drain, now)
         {
+            self.step_attempt();
             return self.operators.done(client, "passed on to the successor, which serves");
         }
         if self.stage >= Stage::Draining && self.ending != Some(Ending::Stopped) {
@@ -334,6 +344,7 @@ impl Engine {
             let mut deadline = None;
             if let Some(attempt) = self.attempt.as_mut().filter(|a| a.is_on_probation()) {
                 attempt.roll_back(reason, now);
+                self.step_attempt();
             } else if let Some(link) = &mut self.link {
                 link.unhealthy(reason, true, &self.poller);
                 deadline = Some(now + ROLLBACK_TIMEOUT);

@@ -81,6 +81,11 @@ impl Engine {
         if !is_done {
             tracing::error!("on_rollback takes too long: accepting without waiting for it");
         }
+        self.end_resuming();
+    }
+
+    /// Accepts again, whatever the application does.
+    pub(super) fn end_resuming(&mut self) {
         let verdict = self.resuming.take().and_then(|resuming| resuming.verdict);
         self.resume();
         if let Some(verdict) = verdict {
@@ -91,7 +96,7 @@ impl Engine {
 
     fn resume(&mut self) {
         if let Some(attempt) = &mut self.attempt {
-            attempt.resume();
+            attempt.resume(&self.poller);
         }
         self.stop_passed_on = false;
         // It was the successor's to say who may use it.

@@ -164,6 +164,7 @@ impl Engine {
     fn upgrade(&mut self, mut wanted: Wanted) {
         let generation = self.next_generation();
         let (asked_by, taker) = (wanted.asked_by.clone(), wanted.taker.take());
+        self.tell_of_upgrade(wanted.asker.as_ref());
         self.events.push(Event::UpgradeBegun { generation, asked_by });
         let overrides = &wanted.options.overrides;
         let program = self.config.program.with(overrides);
