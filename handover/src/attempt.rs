@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::InFlight;
 use crate::gate::Stance;
-use crate::hooks::Commit;
+use crate::hooks::{Commit, News, Telling};
 use crate::preflight::{Executable, spawn_error};
 use crate::registry::Held;
 use crate::request::UpgradeOptions;
@@ -48,8 +48,8 @@ pub(crate) struct Plan {
 pub(crate) enum Effect {
     /// To be told to whoever listens.
     Event(Event),
-    /// The successor accepts, and is on probation.
-    OnProbation,
+    /// The successor may be known by its number from here on.
+    Committing,
     /// The successor accepts for good; this process drains.
     Served,
     /// A state of a successor that is rolled back.
@@ -97,6 +97,8 @@ pub(crate) struct Attempt {
     states: Vec<Sealed>,
     /// The descriptors of the frame that is being looked at.
     received: std::vec::IntoIter<OwnedFd>,
+    /// The application is told of the commit.
+    telling: Option<Telling>,
     writing: Option<(Helping, Writing)>,
     relay: Option<Relay>,
     /// Why the upgrade was called off, when that is more than the machine knows.
@@ -251,6 +253,7 @@ impl Attempt {
             to_resume: false,
             states: Vec::new(),
             received: Vec::new().into_iter(),
+            telling: None,
             writing: None,
             relay,
             called_off: None,
@@ -358,11 +361,12 @@ impl Attempt {
     }
 
     /// Accepts again, after [`Effect::Resume`].
-    pub(crate) fn resume(&mut self) {
+    pub(crate) fn resume(&mut self, poller: &Poller) {
         for endpoint in self.endpoints() {
             endpoint.gate().turn(Stance::Open);
         }
         self.to_resume = false;
+        while self.transmit(poller) {}
         if !self.is_under_way() {
             self.items.clear();
         }
@@ -389,6 +393,7 @@ impl Attempt {
         self.relay.iter_mut().for_each(|relay| relay.step(poller));
         self.look_for_exit(poller, effects);
         self.look_for_stop();
+        self.look_for_told();
         self.machine.handle_timeout(self.clock.time(Instant::now()));
         while self.handle_events(poller, effects) || self.transmit(poller) {}
     }
@@ -518,6 +523,9 @@ impl Attempt {
                     let descriptors = self.items.len() as u64;
                     effects.push(Effect::Event(Event::Initialising { generation, descriptors }));
                 }
+                if phase == handover_proto::Phase::Confirm {
+                    effects.push(Effect::Committing);
+                }
             }
             PredecessorEvent::Progress { text } => {
                 tracing::info!(generation, text, "successor initialises");
@@ -558,7 +566,7 @@ impl Attempt {
                     probation.map(|p| u64::try_from(p.as_millis()).unwrap_or(u64::MAX));
                 effects.push(Effect::Event(Event::Committed { generation, probation_ms }));
                 if probation.is_some() {
-                    effects.push(Effect::OnProbation);
+                    tracing::info!(generation, "the successor is on probation");
                 }
             }
             PredecessorEvent::StopAsked { drain } => effects.push(Effect::StopAsked(drain)),
@@ -571,6 +579,7 @@ impl Attempt {
                 let verdict = self.verdict(outcome);
                 self.stopping = false;
                 self.states.clear();
+                self.telling = None;
                 self.writing = None;
                 if !self.to_resume {
                     self.items.clear();
@@ -607,8 +616,20 @@ impl Attempt {
         let stopped = Instant::now();
         self.marks.timings.commit = stopped - self.marks.received;
         self.machine.accepting_stopped(self.clock.time(stopped));
+        let commit = News::Commit(Commit { generation: self.generation });
+        self.telling = Some(self.plan.config.hooks.tell(commit, &self.plan.wake));
+        self.look_for_told();
+    }
+
+    /// Writes the late states once the application has done what comes before them.
+    fn look_for_told(&mut self) {
+        let told = self.telling.as_ref().is_some_and(Telling::is_done);
+        if !told || self.machine.cause().is_some() {
+            return;
+        }
+        self.telling = None;
         if !self.write_states(Helping::Late) {
-            self.machine.late_states_complete(self.clock.time(stopped));
+            self.machine.late_states_complete(self.clock.time(Instant::now()));
         }
     }
 
@@ -638,20 +659,12 @@ impl Attempt {
             Helping::Late => &self.plan.late,
         };
         let providers = providers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let hooks = &self.plan.config.hooks;
-        let tells = helping == Helping::Late && hooks.has_commit();
-        if providers.is_empty() && !tells {
+        if providers.is_empty() {
             return false;
         }
-        let (hooks, commit) = (Arc::clone(hooks), Commit { generation: self.generation });
-        let before = move || {
-            if tells {
-                hooks.commit(&commit);
-            }
-        };
         let in_flight = Arc::clone(&self.plan.in_flight);
         let wake = Arc::clone(&self.plan.wake);
-        match write_all(before, providers, in_flight, self.plan.config.max_state_bytes, wake) {
+        match write_all(providers, in_flight, self.plan.config.max_state_bytes, wake) {
             Ok(writing) => self.writing = Some((helping, writing)),
             Err(source) => {
                 let reason = Reason::Io { doing: "a thread for the states", source };
@@ -663,6 +676,10 @@ impl Attempt {
 
     /// Returns whether anything was sent, so that there may be more.
     fn transmit(&mut self, poller: &Poller) -> bool {
+        // That this process accepts again, which the successor serves in its place for until then.
+        if self.to_resume && self.has_failed() && self.unsent.is_none() {
+            return false;
+        }
         let was_full = std::mem::take(&mut self.full);
         self.retry = None;
         let Some(transmit) = self.unsent.take().or_else(|| self.machine.poll_transmit()) else {
@@ -723,6 +740,10 @@ impl Attempt {
         };
         let reason = match cause {
             Cause::CalledOff { .. } | Cause::Exited => self.called_off.take(),
+            Cause::TimedOut if self.telling.is_some() => {
+                let reason = "this process took too long in on_commit".to_owned();
+                Some(Reason::CalledOff { reason })
+            }
             Cause::TimedOut if self.writing.is_some() => {
                 let reason = "this process took too long to write its states".to_owned();
                 Some(Reason::CalledOff { reason })

@@ -128,7 +128,7 @@ impl Drop for Started {
     fn drop(&mut self) {
         // First: who starts the library next replaces what is left of this one.
         if let Some(shared) = self.shared.take() {
-            shared.lock().abandon();
+            shared.abandon();
         }
         STARTED.store(false, Ordering::SeqCst);
     }
@@ -327,8 +327,8 @@ impl Builder {
     /// for it, before late states are written and before the successor serves: the place to stop
     /// timers, consumers and whatever else only one process may do.
     ///
-    /// Hooks run in a thread of their own, and the handover waits for them, within the commit
-    /// timeout.
+    /// Hooks run in a thread of their own, one at a time and in the order of what has happened, and
+    /// the handover waits for them, within the commit timeout.
     pub fn on_commit(mut self, hook: impl FnMut(&Commit) + Send + 'static) -> Self {
         self.hooks.set_commit(Box::new(hook));
         self
@@ -346,7 +346,8 @@ impl Builder {
         self
     }
 
-    /// Called when a commit cannot be taken back any more, in both processes. Nothing waits for it.
+    /// Called when a commit cannot be taken back any more, in both processes. Nothing waits for it
+    /// but the next hook and the end of a drain.
     pub fn on_confirm(mut self, hook: impl FnMut(&Confirm) + Send + 'static) -> Self {
         self.hooks.set_confirm(Box::new(hook));
         self

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::drain::{Drained, InFlight};
 use crate::error::{Error, ErrorKind, WhoServes};
 use crate::gate::Stance;
-use crate::hooks::{Confirm, Job};
+use crate::hooks::{Confirm, News, Telling};
 use crate::lines::{self, Lines};
 use crate::link::{self, Link};
 use crate::pidfile::PidFile;
@@ -85,6 +85,8 @@ pub(crate) struct Engine {
     /// It was said that there are too many generations for another.
     told_too_many: bool,
     resuming: Option<Resuming>,
+    /// The application is told that a commit cannot be taken back.
+    confirming: Option<Telling>,
     stepping_back: Option<SteppingBack>,
     operators: Operators,
     /// What this process is, for a successor that goes back to it.
@@ -150,6 +152,7 @@ impl Engine {
             last_generation: generation,
             told_too_many: false,
             resuming: None,
+            confirming: None,
             stepping_back: None,
             operators: Operators::default(),
             own: Own::of_this_process(config.program.executable()),
@@ -212,6 +215,8 @@ impl Engine {
     pub(crate) fn stance(&self) -> Stance {
         match self.stage {
             Stage::Adopting | Stage::Claiming | Stage::Committing => Stance::Paused,
+            // The predecessor is about to accept.
+            Stage::Serving if self.stepping_back.is_some() => Stance::Paused,
             Stage::Serving => Stance::Open,
             Stage::Draining | Stage::Done | Stage::Failed => Stance::Ended,
         }
@@ -271,6 +276,10 @@ impl Engine {
     /// Nobody will step any more.
     pub(crate) fn abandon(&mut self) {
         self.preflight = None;
+        self.give_up_current();
+        self.give_up_queue();
+        // Nothing that is asked for from here on would ever be done.
+        self.stop_requested = true;
         self.signals.abandon();
     }
 
@@ -279,19 +288,20 @@ impl Engine {
         self.failure.take().unwrap_or_else(|| self.error(ErrorKind::PredecessorSilent))
     }
 
-    /// Does what can be done without waiting.
+    /// Does what can be done without waiting: hears what there is, decides, and does it. In this
+    /// order, so that what a decision gives an upgrade to say is said before the next wait.
     fn step(&mut self) {
         self.wake.clear();
         self.step_link();
         self.step_lines();
         self.take_signals();
+        self.step_operators();
+        self.act();
         self.step_preflight();
         self.step_attempt();
         self.step_departing();
         self.step_resuming();
         self.step_back();
-        self.step_operators();
-        self.act();
         self.step_drain();
         self.flush_operators();
     }
@@ -301,7 +311,7 @@ impl Engine {
             self.link.as_ref().and_then(Link::deadline),
             self.preflight.as_ref().and_then(Preflight::deadline),
             self.attempt.as_ref().and_then(Attempt::deadline),
-            self.resuming.as_ref().map(Resuming::deadline),
+            self.resuming.as_ref().and_then(Resuming::deadline),
             self.operators.deadline(),
             self.drain_deadline.filter(|_| self.stage == Stage::Draining),
         ]
@@ -351,7 +361,7 @@ impl Engine {
             link::Effect::Stop(drain) => self.want_stop(drain),
             link::Effect::StopServing(reason) => self.begin_step_back(reason),
             link::Effect::Replaced => self.replaced(),
-            link::Effect::PredecessorGone => tracing::info!("the predecessor is gone"),
+            link::Effect::PredecessorGone => self.predecessor_gone(),
             link::Effect::Failed(failure) => {
                 self.failure = Some(self.error(failure_kind(failure)));
                 self.stage = Stage::Failed;
@@ -371,7 +381,7 @@ impl Engine {
         let generation = self.generation;
         tracing::info!(generation, "confirmed");
         self.events.push(Event::Confirmed { generation });
-        self.confirm_hook(generation, WhoServes::ThisProcess);
+        self.tell_confirmed(generation, WhoServes::ThisProcess);
         self.confirmed = true;
         self.operators.confirmed(generation);
         // What was asked for meanwhile can be done.
@@ -388,22 +398,26 @@ impl Engine {
         }
         if let Some(link) = self.link.take_if(|link| link.is_flushed()) {
             let generation = link.predecessor();
-            if let Some(channel) = link.into_line() {
+            if let Some(channel) = link.into_line(&self.poller) {
                 self.lines.add(generation, channel, &self.poller);
             }
         }
     }
 
-    fn confirm_hook(&self, generation: u64, who_serves: WhoServes) {
-        if self.config.hooks.has_confirm() {
-            let hooks = Arc::clone(&self.config.hooks);
-            let confirm = Confirm { generation, who_serves };
-            // Nobody waits for it.
-            let _ = Job::start(&self.wake, move || hooks.confirm(&confirm));
-        }
+    fn tell_confirmed(&mut self, generation: u64, who_serves: WhoServes) {
+        let confirm = News::Confirm(Confirm { generation, who_serves });
+        // Nobody waits for it but a drain: the process is not to exit before it is done.
+        self.confirming = Some(self.config.hooks.tell(confirm, &self.wake));
     }
 
     fn step_lines(&mut self) {
+        self.lines.set_reading(match self.stage {
+            Stage::Serving => !self.stands_by(),
+            Stage::Draining => self.ending == Some(Ending::Stopped),
+            Stage::Adopting | Stage::Claiming | Stage::Committing | Stage::Done | Stage::Failed => {
+                false
+            }
+        });
         let mut effects = Vec::new();
         self.lines.step(&self.poller, &mut effects);
         for effect in effects {
@@ -489,12 +503,14 @@ impl Engine {
         if drain.is_some_and(|drain| drain.is_zero()) {
             self.stops = self.stops.max(2);
         }
+        // It may have come after the decision.
+        self.wake.set();
         if self.stage == Stage::Draining {
             self.set_drain_deadline();
             if self.ending == Some(Ending::Stopped)
                 && let Some(drain) = drain
             {
-                self.lines.stop(drain, &self.poller);
+                self.stop_elders(drain);
             }
         }
     }
@@ -512,13 +528,16 @@ impl Engine {
         if let Some(attempt) = &mut self.attempt
             && attempt.is_under_way()
         {
-            if attempt.is_on_probation() {
+            if attempt.probation_end().is_some() {
                 // It is this process that is to go, and the successor serves.
-                attempt.confirm(now);
-                return self.step_attempt();
+                return attempt.confirm(now);
             }
             if in_a_hurry {
                 attempt.kill();
+                if !attempt.is_before_commit() {
+                    // It may name the successor, which is no more: to be removed it has to name us.
+                    self.restore_pid_file();
+                }
             } else if attempt.is_before_commit() {
                 attempt.abort(Reason::Stopping, now);
             } else if !std::mem::replace(&mut self.stop_passed_on, true) {
@@ -529,8 +548,11 @@ impl Engine {
                 return;
             }
         }
-        if self.resuming.is_some() && !in_a_hurry {
-            return;
+        if self.resuming.is_some() {
+            if !in_a_hurry {
+                return;
+            }
+            self.end_resuming();
         }
         let drain = self.drain_timeout();
         if !std::mem::replace(&mut self.stop_passed_on, true)
@@ -543,11 +565,22 @@ impl Engine {
             return;
         }
         self.stepping_back = None;
-        self.lines.stop(if in_a_hurry { Duration::ZERO } else { drain }, &self.poller);
+        self.lines.stop(drain, &self.poller);
+        if in_a_hurry {
+            self.stop_elders(Duration::ZERO);
+        }
         for endpoint in self.registry.endpoints() {
             endpoint.retire();
         }
         self.drain(Ending::Stopped);
+    }
+
+    /// Gives all that are older that long to finish, the predecessor included.
+    fn stop_elders(&mut self, drain: Duration) {
+        if let Some(link) = &mut self.link {
+            link.stop(Some(drain), &self.poller);
+        }
+        self.lines.stop(drain, &self.poller);
     }
 
     fn drain_timeout(&self) -> Duration {
@@ -572,10 +605,6 @@ impl Engine {
         self.in_flight.begin_drain();
         self.registry.forget_inherited();
         self.previous = None;
-        if ending != Ending::Stopped {
-            // Another process has them, or has never lost them.
-            self.lines.hand_over(&self.poller);
-        }
         self.set_drain_deadline();
         self.events.push(Event::Draining {
             generation: self.generation,
@@ -589,16 +618,18 @@ impl Engine {
     }
 
     fn step_drain(&mut self) {
-        if self.stage != Stage::Draining || self.stepping_back.is_some() {
+        if self.stage != Stage::Draining {
             return;
         }
         let in_a_hurry = self.stops > 1;
         if in_a_hurry && self.ending == Some(Ending::Stopped) {
-            self.lines.stop(Duration::ZERO, &self.poller);
+            self.stop_elders(Duration::ZERO);
         }
         let now = Instant::now();
         let late = self.drain_deadline.is_some_and(|deadline| now >= deadline);
-        if !(late || in_a_hurry || self.in_flight.is_idle()) {
+        let told = self.confirming.as_ref().is_none_or(Telling::is_done);
+        let is_idle = self.stepping_back.is_none() && told && self.in_flight.is_idle();
+        if !(late || in_a_hurry || is_idle) {
             return;
         }
         if self.drained.is_none() {
@@ -617,6 +648,7 @@ impl Engine {
             return;
         }
         self.stage = Stage::Done;
+        self.give_up_current();
         self.signals.set_mode(Mode::Finished);
         self.operators.close();
         if self.ending == Some(Ending::Stopped)

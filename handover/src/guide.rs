@@ -25,3 +25,11 @@ pub mod state {}
 #[doc = include_str!("guide/metrics.md")]
 #[doc = concat!("```rust,ignore\n", include_str!("../examples/metrics.rs"), "```")]
 pub mod metrics {}
+
+#[doc = include_str!("guide/probation.md")]
+#[doc = concat!("```rust,ignore\n", include_str!("../examples/probation.rs"), "```")]
+pub mod probation {}
+
+#[doc = include_str!("guide/control.md")]
+#[doc = concat!("```rust,ignore\n", include_str!("../examples/control.rs"), "```")]
+pub mod control {}

@@ -1,9 +1,10 @@
 //! What the application does when the service changes hands, beyond accepting.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::WhoServes;
 use crate::sys::poll::Wake;
@@ -43,12 +44,41 @@ pub struct Confirm {
 type Call<E> = Box<dyn FnMut(&E) + Send>;
 type Hook<E> = Option<Mutex<Call<E>>>;
 
-/// The hooks that were set. Each runs in a thread that is not the waiter, one call at a time.
+/// The hooks that were set. They are called one at a time, in the order of what has happened, in a
+/// thread that lives for as long as there is something to tell.
 #[derive(Default)]
 pub(crate) struct Hooks {
     commit: Hook<Commit>,
     rollback: Hook<Rollback>,
     confirm: Hook<Confirm>,
+    queue: Mutex<Queue>,
+}
+
+/// What the application is told.
+#[derive(Debug)]
+pub(crate) enum News {
+    Commit(Commit),
+    Rollback(Rollback),
+    Confirm(Confirm),
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    news: VecDeque<(News, Arc<AtomicBool>)>,
+    /// Somebody is telling.
+    is_told: bool,
+}
+
+/// A call of a hook, and of all before it.
+#[derive(Debug)]
+pub(crate) struct Telling {
+    done: Arc<AtomicBool>,
+}
+
+impl Telling {
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.load(Ordering::SeqCst)
+    }
 }
 
 impl Hooks {
@@ -64,34 +94,64 @@ impl Hooks {
         self.confirm = Some(Mutex::new(hook));
     }
 
-    pub(crate) fn has_commit(&self) -> bool {
-        self.commit.is_some()
+    /// Has the application told; the waiter is woken when that is done.
+    pub(crate) fn tell(self: &Arc<Self>, news: News, wake: &Arc<Wake>) -> Telling {
+        let wanted = match &news {
+            News::Commit(_) => self.commit.is_some(),
+            News::Rollback(_) => self.rollback.is_some(),
+            News::Confirm(_) => self.confirm.is_some(),
+        };
+        let done = Arc::new(AtomicBool::new(!wanted));
+        if wanted {
+            let mut queue = self.queue();
+            queue.news.push_back((news, Arc::clone(&done)));
+            if !queue.is_told {
+                let (hooks, wake) = (Arc::clone(self), Arc::clone(wake));
+                let tell = move || hooks.tell_all(&wake);
+                let thread = std::thread::Builder::new().name("handover-hook".into()).spawn(tell);
+                queue.is_told = thread.is_ok();
+            }
+        }
+        Telling { done }
     }
 
-    pub(crate) fn has_rollback(&self) -> bool {
-        self.rollback.is_some()
+    /// Tells here what no thread was to be had for: it must be told. Not to be called with the engine
+    /// locked, as hooks may ask it something.
+    pub(crate) fn tell_rest(&self, wake: &Wake) {
+        let mut queue = self.queue();
+        if !queue.is_told && !queue.news.is_empty() {
+            queue.is_told = true;
+            drop(queue);
+            self.tell_all(wake);
+        }
     }
 
-    pub(crate) fn has_confirm(&self) -> bool {
-        self.confirm.is_some()
+    fn tell_all(&self, wake: &Wake) {
+        loop {
+            let mut queue = self.queue();
+            let Some((news, done)) = queue.news.pop_front() else {
+                queue.is_told = false;
+                return;
+            };
+            drop(queue);
+            match &news {
+                News::Commit(commit) => call("on_commit", &self.commit, commit),
+                News::Rollback(rollback) => call("on_rollback", &self.rollback, rollback),
+                News::Confirm(confirm) => call("on_confirm", &self.confirm, confirm),
+            }
+            done.store(true, Ordering::SeqCst);
+            wake.set();
+        }
     }
 
-    pub(crate) fn commit(&self, commit: &Commit) {
-        call("on_commit", &self.commit, commit);
-    }
-
-    pub(crate) fn rollback(&self, rollback: &Rollback) {
-        call("on_rollback", &self.rollback, rollback);
-    }
-
-    pub(crate) fn confirm(&self, confirm: &Confirm) {
-        call("on_confirm", &self.confirm, confirm);
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hooks").finish_non_exhaustive()
+        f.debug_struct("Hooks").field("queue", &self.queue).finish_non_exhaustive()
     }
 }
 
@@ -100,43 +160,5 @@ fn call<E>(name: &'static str, hook: &Hook<E>, with: &E) {
     let mut hook = hook.lock().unwrap_or_else(PoisonError::into_inner);
     if catch_unwind(AssertUnwindSafe(|| hook(with))).is_err() {
         tracing::error!(hook = name, "the application's code panicked");
-    }
-}
-
-/// Work of the application's, in a thread of its own.
-#[derive(Debug)]
-pub(crate) struct Job {
-    done: Arc<AtomicBool>,
-}
-
-impl Job {
-    /// Starts it; the waiter is woken when it is done. If there is no thread to be had it is done
-    /// here, for it must be done.
-    pub(crate) fn start(wake: &Arc<Wake>, work: impl FnOnce() + Send + 'static) -> Self {
-        let done = Arc::new(AtomicBool::new(false));
-        let (told, wake) = (Arc::clone(&done), Arc::clone(wake));
-        let work = Arc::new(Mutex::new(Some(move || {
-            work();
-            told.store(true, Ordering::SeqCst);
-            wake.set();
-        })));
-        let theirs = Arc::clone(&work);
-        let started =
-            std::thread::Builder::new().name("handover-hook".into()).spawn(move || run(&theirs));
-        if started.is_err() {
-            run(&work);
-        }
-        Self { done }
-    }
-
-    pub(crate) fn is_done(&self) -> bool {
-        self.done.load(Ordering::SeqCst)
-    }
-}
-
-fn run(work: &Mutex<Option<impl FnOnce()>>) {
-    let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(work) = work {
-        work();
     }
 }

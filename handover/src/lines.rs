@@ -5,7 +5,7 @@
 //! that are left, also when those in between are gone.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use handover_proto::{Item, Line, LineEvent, MAX_FRAME_BYTES, Name, Received as I
 
 use crate::registry::Held;
 use crate::sys::channel::{Channel, Received};
-use crate::sys::poll::{Interest, Poller};
+use crate::sys::poll::{self, Interest, Poller};
 
 /// What the names of lines begin with, among what is handed over.
 const PREFIX: &str = "handover:line:";
@@ -37,15 +37,23 @@ pub(crate) struct Elder {
     machine: Line,
     channel: Arc<Channel>,
     unsent: Option<Vec<u8>>,
+    /// What the poller tells of.
+    interest: Interest,
     report: Report,
     reported: Instant,
+    /// Not so between an inquiry and the answer.
     answered: bool,
 }
 
 /// All lines, the oldest generation first.
+///
+/// While a handover is under way both ends of it have them. What comes is for one of them to read:
+/// the one who serves. The other only sees when an end is closed.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     elders: Vec<Elder>,
+    /// Whether this process is the one who reads.
+    is_reading: bool,
     buffer: Vec<u8>,
 }
 
@@ -61,7 +69,8 @@ impl Lines {
 
     /// Adds the line to a generation.
     pub(crate) fn add(&mut self, generation: u64, channel: Channel, poller: &Poller) {
-        if let Err(error) = poller.add(&channel, Interest::Read) {
+        let interest = if self.is_reading { Interest::Read } else { Interest::HangUp };
+        if let Err(error) = poller.add(&channel, interest) {
             tracing::warn!(generation, %error, "an older generation is not watched");
         }
         // The socket pair was made by the process at the other end.
@@ -71,9 +80,10 @@ impl Lines {
             machine: Line::new(),
             channel: Arc::new(channel),
             unsent: None,
+            interest,
             report: Report { generation, pid, ..Report::default() },
             reported: Instant::now(),
-            answered: false,
+            answered: true,
         };
         let place = self.elders.partition_point(|other| other.generation < generation);
         self.elders.insert(place, elder);
@@ -97,11 +107,9 @@ impl Lines {
         None
     }
 
-    /// Lets go of all: a successor has them.
-    pub(crate) fn hand_over(&mut self, poller: &Poller) {
-        for elder in self.elders.drain(..) {
-            poller.remove(&*elder.channel);
-        }
+    /// Says whether this process is to read what comes.
+    pub(crate) fn set_reading(&mut self, reading: bool) {
+        self.is_reading = reading;
     }
 
     /// Asks all how they are.
@@ -152,11 +160,15 @@ impl Lines {
 
     /// Does what can be done without waiting.
     pub(crate) fn step(&mut self, poller: &Poller, effects: &mut Vec<Effect>) {
+        if self.elders.is_empty() {
+            return;
+        }
         self.buffer.resize(MAX_FRAME_BYTES + 1, 0);
-        let buffer = &mut self.buffer;
+        let (buffer, is_reading) = (&mut self.buffer, self.is_reading);
         self.elders.retain_mut(|elder| {
             elder.flush(poller);
-            let alive = elder.receive(buffer);
+            elder.register(is_reading, poller);
+            let alive = if is_reading { elder.receive(buffer) } else { !elder.is_hung_up() };
             elder.handle_events(effects);
             if !alive {
                 poller.remove(&*elder.channel);
@@ -168,6 +180,11 @@ impl Lines {
 }
 
 impl Elder {
+    fn is_hung_up(&self) -> bool {
+        // It fails for want of memory: then it is seen later.
+        poll::look(&[self.channel.as_fd()]).is_ok_and(|found| found[0].hung_up)
+    }
+
     /// Returns whether the other end is there.
     fn receive(&mut self, buffer: &mut [u8]) -> bool {
         loop {
@@ -207,7 +224,6 @@ impl Elder {
     }
 
     fn flush(&mut self, poller: &Poller) {
-        let was_blocked = self.unsent.is_some();
         while let Some(frame) = self.unsent.take().or_else(|| self.machine.poll_transmit()) {
             match self.channel.send(&frame, &[]) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -218,12 +234,20 @@ impl Elder {
                 Ok(()) | Err(_) => {}
             }
         }
-        let blocked = self.unsent.is_some();
-        if blocked != was_blocked {
-            let interest = if blocked { Interest::ReadWrite } else { Interest::Read };
-            if let Err(error) = poller.modify(&*self.channel, interest) {
-                tracing::warn!(%error, "the line to an older generation is not watched any more");
-            }
+        self.register(self.interest != Interest::HangUp, poller);
+    }
+
+    fn register(&mut self, is_reading: bool, poller: &Poller) {
+        let interest = match (is_reading, &self.unsent) {
+            (false, _) => Interest::HangUp,
+            (true, None) => Interest::Read,
+            (true, Some(_)) => Interest::ReadWrite,
+        };
+        if interest == std::mem::replace(&mut self.interest, interest) {
+            return;
+        }
+        if let Err(error) = poller.modify(&*self.channel, interest) {
+            tracing::warn!(%error, "the line to an older generation is not watched any more");
         }
     }
 }

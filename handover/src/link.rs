@@ -71,22 +71,9 @@ impl Link {
     }
 
     /// Takes the channel over that a running service has given to this process.
-    pub(crate) fn take_over(
-        takeover: Takeover,
-        poller: &Poller,
-        clock: Clock,
-    ) -> io::Result<Option<Self>> {
-        let Takeover { channel, token } = takeover;
-        let mut buffer = [0; 512];
-        // It was there before the channel was given away.
-        let preamble = match channel.receive::<0>(&mut buffer)? {
-            Received::Frame { bytes, .. } => Preamble::decode(&buffer[..bytes]),
-            Received::Empty | Received::Closed => None,
-        };
-        match preamble.filter(|preamble| preamble.token == token) {
-            Some(preamble) => Self::new(channel, preamble, poller, clock).map(Some),
-            None => Ok(None),
-        }
+    pub(crate) fn take_over(takeover: Takeover, poller: &Poller, clock: Clock) -> io::Result<Self> {
+        let Takeover { channel, preamble } = takeover;
+        Self::new(channel, preamble, poller, clock)
     }
 
     fn new(
@@ -205,8 +192,8 @@ impl Link {
     }
 
     /// The channel, which outlives the handover as a line; for one that is done.
-    pub(crate) fn into_line(mut self) -> Option<Channel> {
-        self.channel.take()
+    pub(crate) fn into_line(self, poller: &Poller) -> Option<Channel> {
+        self.channel.inspect(|channel| poller.remove(channel))
     }
 
     /// Puts the real stderr in place: this process is on its own.

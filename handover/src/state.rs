@@ -243,13 +243,12 @@ impl Writing {
     }
 }
 
-/// Runs `before` and then the providers in a thread of its own, so that the waiter keeps its eyes on everything
-/// else; wakes it for each result.
+/// Runs the providers in a thread of its own, so that the waiter keeps its eyes on everything else;
+/// wakes it for each result.
 ///
 /// If a provider of an upgrade that was called off is still at work, the thread waits for it, and
 /// the upgrade for the thread, within its timeout.
 pub(crate) fn write_all(
-    before: impl FnOnce() + Send + 'static,
     providers: Vec<Arc<Provider>>,
     in_flight: Arc<InFlight>,
     max_bytes: u64,
@@ -259,7 +258,6 @@ pub(crate) fn write_all(
     let wanted = Arc::new(());
     let still_wanted = Arc::downgrade(&wanted);
     std::thread::Builder::new().name("handover-state".into()).spawn(move || {
-        before();
         for provider in providers {
             if still_wanted.strong_count() == 0 {
                 return;

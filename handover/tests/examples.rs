@@ -1,17 +1,28 @@
 //! Each example does what it says: it serves, is upgraded under load, and stops.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::thread;
 
+use handover::control::{
+    Answer, Client, ErrorCode, Request, UpgradeRequest, VerdictOutcome, VerdictReport,
+};
 use handover_testkit::process::signal;
-use handover_testkit::{KeepAlive, Launch, Load, LoadSetup, Service, Signal, example, soon};
+use handover_testkit::{
+    Folder, KeepAlive, Launch, Load, LoadSetup, Service, Signal, example, soon,
+};
+use serde_json::Value;
 
 /// As many as may drain beside the one that serves.
 const UPGRADES: usize = 3;
 
 fn start(name: &str) -> (Service, SocketAddr) {
-    let service = Launch::of(example(name)).arg("127.0.0.1:0").start();
+    listening(Launch::of(example(name)).arg("127.0.0.1:0"))
+}
+
+fn listening(launch: Launch) -> (Service, SocketAddr) {
+    let service = launch.start();
     let line = service.wait_line(|line| line.starts_with("listening on "), soon()).unwrap();
     let address = line["listening on ".len()..].parse().unwrap();
     (service, address)
@@ -96,6 +107,107 @@ fn state_counts_every_command_once_through_upgrades() {
     assert_eq!(command(address, "get colour").1, "green");
     signal(pid, Signal::TERM);
     service.wait_all_gone(soon()).unwrap();
+}
+
+#[test]
+fn probation_confirms_what_passes_its_test_and_rolls_back_what_fails_it() {
+    let folder = Folder::create();
+    let control = folder.join("control");
+    let launch = Launch::of(example("probation")).arg("127.0.0.1:0");
+    let launch = launch.arg("--control").arg(&control).args(["--probation", "60"]);
+    let (service, address) = listening(launch);
+    let mut serving = service.pid();
+    let mut workers = vec![serving];
+    service.wait_line(|line| line.ends_with(&format!(" by {serving}")), soon()).unwrap();
+
+    for (greeting, expected) in [
+        ("hello", VerdictOutcome::Succeeded),
+        ("", VerdictOutcome::RolledBack),
+        ("hello again", VerdictOutcome::Succeeded),
+    ] {
+        let verdict = upgrade(&control, &[("GREETING", greeting)]);
+        assert_eq!(verdict.outcome, expected, "{verdict:?}");
+        let successor = verdict.pid.unwrap();
+        workers.push(successor);
+        if verdict.outcome == VerdictOutcome::Succeeded {
+            serving = successor;
+            assert_eq!(answer(address), format!("{serving} {greeting}\n"));
+        } else {
+            assert_eq!(verdict.reason.as_deref(), Some("unhealthy"));
+            assert!(answer(address).starts_with(&format!("{serving} ")));
+            workers.push(serving);
+        }
+        let is_counted = |line: &str| line.ends_with(&format!(" by {serving}"));
+        service.wait_line_after(service.line_count(), is_counted, soon()).unwrap();
+    }
+    signal(serving, Signal::TERM);
+    let finished = service.finish(soon()).unwrap();
+
+    // One at a time, in this order, and each goes on where the one before has stopped.
+    let printed = finished.stdout();
+    let numbers: Vec<(u64, u32)> = printed
+        .lines()
+        .filter_map(|line| {
+            let (number, pid) = line.split_once(" by ")?;
+            Some((number.parse().unwrap(), pid.parse().unwrap()))
+        })
+        .collect();
+    let expected: Vec<_> = (1..).take(numbers.len()).collect();
+    assert_eq!(numbers.iter().map(|(number, _)| *number).collect::<Vec<_>>(), expected);
+    let mut counted_by: Vec<_> = numbers.into_iter().map(|(_, pid)| pid).collect();
+    counted_by.dedup();
+    assert_eq!(counted_by, workers);
+}
+
+#[test]
+fn control_keeps_what_its_command_has_changed() {
+    let folder = Folder::create();
+    let control = folder.join("control");
+    let launch = Launch::of(example("control")).arg("127.0.0.1:0");
+    let (service, address) = listening(launch.arg("--control").arg(&control));
+    let text = serde_json::json!({"request": "greeting", "text": "good evening"});
+    assert_eq!(call(&control, &text), Answer::Result { value: "good evening".into() });
+    let verdict = upgrade(&control, &[]);
+    assert_eq!(verdict.outcome, VerdictOutcome::Succeeded, "{verdict:?}");
+    assert_eq!(answer(address), "good evening\n");
+
+    let empty = serde_json::json!({"request": "greeting", "text": ""});
+    assert!(matches!(call(&control, &empty), Answer::Error { code: ErrorCode::Failed, .. }));
+    assert_eq!(answer(address), "good evening\n");
+    let stopped = call(&control, &serde_json::json!({"request": "stop"}));
+    assert!(matches!(stopped, Answer::Done { .. }), "{stopped:?}");
+    service.wait_all_gone(soon()).unwrap();
+}
+
+/// Sends one request; returns the answer.
+fn call(control: &Path, request: &Value) -> Answer {
+    let mut client = Client::connect(control).unwrap();
+    client.send_command(request).unwrap();
+    client.next_answer().unwrap().unwrap()
+}
+
+/// What is told to who connects and says nothing.
+fn answer(address: SocketAddr) -> String {
+    let mut text = String::new();
+    TcpStream::connect(address).unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Asks for an upgrade with these variables.
+fn upgrade(control: &Path, environment: &[(&str, &str)]) -> VerdictReport {
+    let variable = |(name, value): &(&str, &str)| (name.to_string(), Some(value.to_string()));
+    let environment = environment.iter().map(variable).collect();
+    let mut client = Client::connect(control).unwrap();
+    client
+        .send(&Request::Upgrade(UpgradeRequest { environment, ..UpgradeRequest::default() }))
+        .unwrap();
+    loop {
+        match client.next_answer().unwrap() {
+            Some(Answer::Event(_)) => {}
+            Some(Answer::Verdict(verdict)) => return verdict,
+            other => panic!("no verdict: {other:?}"),
+        }
+    }
 }
 
 /// Sends one command; returns who answered, and what.

@@ -5,8 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use handover_proto::Preamble;
+
 use super::{Answer, Client, ClientError, ErrorCode, Request};
-use crate::sys::channel::Channel;
+use crate::sys::channel::{Channel, Received};
 
 /// How long the service may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,11 +65,11 @@ impl std::error::Error for TakeOverError {
     }
 }
 
-/// A channel to the service that runs, and what its first message has to say.
+/// A channel to the service that runs, and its first message.
 #[derive(Debug)]
 pub(crate) struct Takeover {
     pub(crate) channel: Channel,
-    pub(crate) token: String,
+    pub(crate) preamble: Preamble,
 }
 
 /// Asks the service at that control socket; `None` if none runs there.
@@ -91,11 +93,19 @@ fn converse(mut client: Client) -> Result<Takeover, TakeOverFailure> {
         client.next_answer_within(Some(ANSWER_TIMEOUT)).map_err(TakeOverFailure::Client)?;
     match (answer, client.take_descriptor()) {
         (Some(Answer::Channel { token, .. }), Some(fd)) => {
-            Ok(Takeover { channel: Channel::received(fd), token })
+            preamble(Channel::received(fd), &token).ok_or(TakeOverFailure::NoAnswer)
         }
         (Some(Answer::Error { code, message }), _) => {
             Err(TakeOverFailure::Refused { code, message })
         }
         _ => Err(TakeOverFailure::NoAnswer),
     }
+}
+
+/// Takes the first message, which was there before the channel was given away.
+fn preamble(channel: Channel, token: &str) -> Option<Takeover> {
+    let mut buffer = [0; Preamble::MAX_BYTES + 1];
+    let Ok(Received::Frame { bytes, .. }) = channel.receive::<0>(&mut buffer) else { return None };
+    let preamble = Preamble::decode(&buffer[..bytes]).filter(|it| it.token == token)?;
+    Some(Takeover { channel, preamble })
 }

@@ -46,8 +46,8 @@ pub(super) struct Operators {
     stops: Vec<ClientId>,
     /// For this process, or its successor, to be confirmed.
     confirms: Vec<ClientId>,
-    /// For a rollback, and until when.
-    rollbacks: Vec<(Instant, ClientId)>,
+    /// For a rollback, and until when it has to begin.
+    rollbacks: Vec<(Option<Instant>, ClientId)>,
     /// For commands of the application.
     commands: Vec<(ClientId, Receiver<Result<Value, String>>)>,
 }
@@ -56,7 +56,7 @@ impl Operators {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let server = self.server.as_ref().and_then(Server::deadline);
         let inquiry = self.inquiry.as_ref().map(|(deadline, _)| *deadline);
-        let rollback = self.rollbacks.iter().map(|(deadline, _)| *deadline).min();
+        let rollback = self.rollbacks.iter().filter_map(|(deadline, _)| *deadline).min();
         [server, inquiry, rollback].into_iter().flatten().min()
     }
 
@@ -124,6 +124,11 @@ impl Operators {
             );
             self.fail(client, ErrorCode::NotOnProbation, message);
         }
+    }
+
+    /// A rollback has begun: it comes to an end.
+    pub(super) fn rollback_begins(&mut self) {
+        self.rollbacks.iter_mut().for_each(|(deadline, _)| *deadline = None);
     }
 
     /// A generation is rolled back.
@@ -202,7 +207,9 @@ impl Engine {
         }
         self.answer_commands();
         self.answer_status(now);
-        let late = |(deadline, _): &mut (Instant, ClientId)| now >= *deadline;
+        let late = |(deadline, _): &mut (Option<Instant>, ClientId)| {
+            deadline.is_some_and(|deadline| now >= deadline)
+        };
         for (_, client) in self.operators.rollbacks.extract_if(.., late).collect::<Vec<_>>() {
             let message = "the predecessor does not answer: nothing is rolled back";
             self.operators.fail(client, ErrorCode::Failed, message);
@@ -327,15 +334,19 @@ impl Engine {
     }
 
     fn asked_rollback(&mut self, client: ClientId, reason: &str, peer: Peer, now: Instant) {
+        if self.stepping_back.is_some() {
+            return self.operators.rollbacks.push((None, client));
+        }
         let on_probation = self.link.as_ref().is_some_and(Link::is_on_probation);
         if self.stands_by() || on_probation {
-            self.operators.rollbacks.push((now + ROLLBACK_TIMEOUT, client));
+            let mut deadline = None;
             if let Some(attempt) = self.attempt.as_mut().filter(|a| a.is_on_probation()) {
                 attempt.roll_back(reason, now);
             } else if let Some(link) = &mut self.link {
                 link.unhealthy(reason, true, &self.poller);
+                deadline = Some(now + ROLLBACK_TIMEOUT);
             }
-            return;
+            return self.operators.rollbacks.push((deadline, client));
         }
         let executable =
             self.previous.as_ref().and_then(|p| p.executable.as_ref()?.try_clone().ok());

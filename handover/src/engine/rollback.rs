@@ -7,22 +7,22 @@ use std::time::Instant;
 use super::{Ending, Engine, Stage};
 use crate::error::WhoServes;
 use crate::gate::Stance;
-use crate::hooks::{Job, Rollback};
+use crate::hooks::{News, Rollback, Telling};
 use crate::state::{Writing, Written, write_all};
 use crate::verdict::Verdict;
 
 /// The predecessor is about to accept again: the application is told first.
 #[derive(Debug)]
 pub(super) struct Resuming {
-    hook: Job,
-    /// When to go on although the application is not done.
-    deadline: Instant,
+    telling: Telling,
+    /// When to go on although the application is not done, if ever.
+    deadline: Option<Instant>,
     /// What is to be told then.
     pub(super) verdict: Option<Verdict>,
 }
 
 impl Resuming {
-    pub(super) fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 }
@@ -33,7 +33,7 @@ pub(super) enum SteppingBack {
     /// Threads may still be on their way to accept.
     Stopping { reason: String },
     /// The application is told.
-    Telling { hook: Option<Job> },
+    Telling(Telling),
     /// The states that go back are written.
     Writing(Writing),
     /// The predecessor takes what it was given. Should it die before it serves, this process does.
@@ -62,12 +62,10 @@ impl Engine {
     pub(super) fn begin_resume(&mut self, told_commit: bool, reason: String) {
         let Some(attempt) = &self.attempt else { return };
         let generation = attempt.generation();
-        if told_commit && self.config.hooks.has_rollback() {
-            let hooks = Arc::clone(&self.config.hooks);
-            let rollback = Rollback { generation, who_serves: WhoServes::ThisProcess, reason };
-            let hook = Job::start(&self.wake, move || hooks.rollback(&rollback));
-            let deadline = Instant::now() + self.config.commit_timeout;
-            self.resuming = Some(Resuming { hook, deadline, verdict: None });
+        if told_commit {
+            let telling = self.tell_rollback(generation, WhoServes::ThisProcess, reason);
+            let deadline = Instant::now().checked_add(self.config.commit_timeout);
+            self.resuming = Some(Resuming { telling, deadline, verdict: None });
             self.step_resuming();
         } else {
             self.resume();
@@ -76,13 +74,18 @@ impl Engine {
 
     pub(super) fn step_resuming(&mut self) {
         let Some(resuming) = &self.resuming else { return };
-        let late = Instant::now() >= resuming.deadline;
-        if !resuming.hook.is_done() && !late {
+        let is_done = resuming.telling.is_done();
+        if !is_done && resuming.deadline.is_none_or(|deadline| Instant::now() < deadline) {
             return;
         }
-        if late {
+        if !is_done {
             tracing::error!("on_rollback takes too long: accepting without waiting for it");
         }
+        self.end_resuming();
+    }
+
+    /// Accepts again, whatever the application does.
+    pub(super) fn end_resuming(&mut self) {
         let verdict = self.resuming.take().and_then(|resuming| resuming.verdict);
         self.resume();
         if let Some(verdict) = verdict {
@@ -93,18 +96,22 @@ impl Engine {
 
     fn resume(&mut self) {
         if let Some(attempt) = &mut self.attempt {
-            attempt.resume();
+            attempt.resume(&self.poller);
         }
         self.stop_passed_on = false;
+        // It was the successor's to say who may use it.
+        self.permit_operators();
     }
 
     /// The predecessor takes back over.
     pub(super) fn begin_step_back(&mut self, reason: String) {
         tracing::warn!(reason, "the predecessor takes back over");
-        // Paused, and not ended yet: should the predecessor die now, this process serves on.
-        for endpoint in self.registry.endpoints() {
+        let serves = self.stage == Stage::Serving;
+        // Paused, and not ended yet: should the predecessor die now, this process goes on.
+        for endpoint in self.registry.endpoints().iter().filter(|e| e.inherited || serves) {
             endpoint.gate().turn(Stance::Paused);
         }
+        self.operators.rollback_begins();
         self.stepping_back = Some(SteppingBack::Stopping { reason });
     }
 
@@ -117,10 +124,11 @@ impl Engine {
                         return;
                     }
                     let reason = std::mem::take(reason);
-                    SteppingBack::Telling { hook: self.tell_step_back(reason) }
+                    let who_serves = WhoServes::Predecessor;
+                    SteppingBack::Telling(self.tell_rollback(self.generation, who_serves, reason))
                 }
-                Some(SteppingBack::Telling { hook }) => {
-                    if hook.as_ref().is_some_and(|hook| !hook.is_done()) {
+                Some(SteppingBack::Telling(telling)) => {
+                    if !telling.is_done() {
                         return;
                     }
                     self.stop_serving().map_or(SteppingBack::Waiting, SteppingBack::Writing)
@@ -150,22 +158,15 @@ impl Engine {
         }
     }
 
-    fn tell_step_back(&self, reason: String) -> Option<Job> {
-        self.config.hooks.has_rollback().then(|| {
-            let hooks = Arc::clone(&self.config.hooks);
-            let generation = self.generation;
-            let rollback = Rollback { generation, who_serves: WhoServes::Predecessor, reason };
-            Job::start(&self.wake, move || hooks.rollback(&rollback))
-        })
+    fn tell_rollback(&self, generation: u64, who_serves: WhoServes, reason: String) -> Telling {
+        let rollback = News::Rollback(Rollback { generation, who_serves, reason });
+        self.config.hooks.tell(rollback, &self.wake)
     }
 
     /// The predecessor serves. What is queued is its own again; what only this process has is served
     /// to its end.
     pub(super) fn replaced(&mut self) {
         self.stepping_back = None;
-        if self.stage != Stage::Serving {
-            return;
-        }
         for endpoint in self.registry.endpoints() {
             if endpoint.inherited {
                 endpoint.end();
@@ -173,19 +174,31 @@ impl Engine {
                 endpoint.retire();
             }
         }
+        // Unless a stop has begun the drain before.
+        if self.stage != Stage::Serving {
+            return;
+        }
         self.operators.rolled_back(self.generation);
         self.drain(Ending::RolledBack);
     }
 
+    /// Nobody takes back over any more. If this process was about to give way it serves again, or
+    /// goes on to stop.
+    pub(super) fn predecessor_gone(&mut self) {
+        tracing::info!("the predecessor is gone");
+        if self.stepping_back.take().is_some() && self.stage == Stage::Draining {
+            for endpoint in self.registry.endpoints().iter().filter(|e| e.inherited) {
+                endpoint.gate().turn(Stance::Retiring);
+            }
+        }
+    }
+
     /// The predecessor is gone before it has taken back over: the application goes on.
     pub(super) fn serve_after_all(&mut self) {
-        if self.stepping_back.take().is_some() && self.config.hooks.has_rollback() {
-            let hooks = Arc::clone(&self.config.hooks);
-            let (generation, who_serves) = (self.generation, WhoServes::ThisProcess);
+        if self.stepping_back.take().is_some() {
             let reason = "the predecessor is gone".into();
-            let rollback = Rollback { generation, who_serves, reason };
             // Nobody waits for it: there is nobody else to serve.
-            let _ = Job::start(&self.wake, move || hooks.rollback(&rollback));
+            let _ = self.tell_rollback(self.generation, WhoServes::ThisProcess, reason);
         }
     }
 
@@ -200,7 +213,7 @@ impl Engine {
             return None;
         }
         let (in_flight, wake) = (Arc::clone(&self.in_flight), Arc::clone(&self.wake));
-        match write_all(|| (), providers, in_flight, self.config.max_state_bytes, wake) {
+        match write_all(providers, in_flight, self.config.max_state_bytes, wake) {
             Ok(writing) => Some(writing),
             Err(error) => {
                 tracing::error!(%error, "no thread for the states that go back");

@@ -51,7 +51,7 @@ impl Shared {
         let started = started.transpose().map_err(io)?.flatten();
         let link = match (started, predecessor) {
             (None, Some(path)) => match take_over(path).map_err(ErrorKind::TakeOver)? {
-                Some(takeover) => Link::take_over(takeover, &poller, clock).map_err(io)?,
+                Some(takeover) => Some(Link::take_over(takeover, &poller, clock).map_err(io)?),
                 None => {
                     tracing::info!(path = %path.display(), "no service to take over");
                     None
@@ -91,6 +91,7 @@ impl Shared {
             (engine.status(), engine.deadline(), verdicts, std::mem::take(&mut engine.told))
         };
         let stage = status.stage;
+        self.config.hooks.tell_rest(&self.wake);
         events.into_iter().for_each(|event| self.hub.publish(event));
         // The verdict comes before the word that this process is done: who waits for that may exit.
         for (verdict, tickets) in verdicts {
@@ -118,6 +119,19 @@ impl Shared {
     pub(crate) fn request_stop(&self) {
         self.lock().stops += 1;
         self.wake.set();
+    }
+
+    /// Nobody will call [`step`](Self::step) any more: nobody is to wait for what comes of it.
+    pub(crate) fn abandon(&self) {
+        let verdicts = {
+            let mut engine = self.lock();
+            engine.abandon();
+            std::mem::take(&mut engine.verdicts)
+        };
+        for (verdict, tickets) in verdicts {
+            self.tell_verdict(verdict, tickets);
+        }
+        self.hub.close();
     }
 
     fn tell_verdict(&self, verdict: Verdict, tickets: Vec<Ticket>) {

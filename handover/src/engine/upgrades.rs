@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use handover_proto::Item;
 use handover_proto::control::Event;
+use handover_proto::{Item, ToSuccessor, encode};
 
 use super::{Ending, Engine, Stage, Ticket};
 use crate::attempt::{self, Attempt};
@@ -24,6 +24,20 @@ use crate::verdict::{Failure, Phase, Reason, Verdict};
 pub(crate) struct Taker {
     pub(crate) process: Process,
     pub(crate) channel: Channel,
+}
+
+impl Taker {
+    /// Says that it is not to serve. It would take the mere end of the channel for the end of this
+    /// process.
+    fn refuse(self, reason: &Reason) {
+        let abort = ToSuccessor::Abort { reason: reason.to_string(), versions: None };
+        if let Err(error) = encode(&abort)
+            .map_err(std::io::Error::other)
+            .and_then(|frame| self.channel.send(&frame, &[]))
+        {
+            tracing::warn!(pid = self.process.pid(), %error, "cannot refuse who takes over");
+        }
+    }
 }
 
 impl Engine {
@@ -69,7 +83,7 @@ impl Engine {
                 self.current.as_ref().map_or("nobody", |wanted| &wanted.asked_by),
             ));
         }
-        if self.resuming.is_some() {
+        if self.resuming.is_some() || self.stepping_back.is_some() {
             return Some("the last upgrade is being rolled back".into());
         }
         if self.link.as_ref().is_some_and(Link::is_on_probation) {
@@ -165,7 +179,6 @@ impl Engine {
                     self.events.push(Event::Checking { generation });
                 }
                 self.preflight = Some(preflight);
-                self.step_preflight();
             }
             Err(failure) => self.conclude(Verdict::Failed(failure)),
         }
@@ -218,9 +231,6 @@ impl Engine {
                     attempt.forward_upgrade(Instant::now());
                 }
                 self.attempt = Some(attempt);
-                // What the machine has to say already, and the deadline, are looked at before the
-                // next wait.
-                self.step_attempt();
             }
             Err(failure) => self.conclude(Verdict::Failed(failure)),
         }
@@ -233,16 +243,19 @@ impl Engine {
         for effect in effects {
             match effect {
                 attempt::Effect::Event(event) => self.events.push(event),
-                attempt::Effect::OnProbation => self.stand_by(),
+                attempt::Effect::Committing => {
+                    self.last_generation = self.next_generation();
+                    // What the predecessor has left is older than what may come back.
+                    self.late_states.clear();
+                }
                 attempt::Effect::Served => {
                     let generation = self.attempt.as_ref().map_or(0, Attempt::generation);
                     self.events.push(Event::Confirmed { generation });
-                    self.confirm_hook(generation, WhoServes::Successor);
+                    self.tell_confirmed(generation, WhoServes::Successor);
                     self.operators.confirmed(generation);
                     self.drain(Ending::HandedOver);
                 }
                 attempt::Effect::Returned(state) => {
-                    self.late_states.retain(|known| known.name() != state.name());
                     self.late_states.push(state);
                 }
                 attempt::Effect::Resume { told_commit, reason } => {
@@ -278,9 +291,9 @@ impl Engine {
     /// Waits for the ends of those that were rolled back.
     pub(super) fn step_departing(&mut self) {
         let (poller, events) = (&self.poller, &mut self.events);
-        let before = self.departing.len();
+        let (before, mut effects) = (self.departing.len(), Vec::new());
         self.departing.retain_mut(|attempt| {
-            attempt.step(poller, &mut Vec::new());
+            attempt.step(poller, &mut effects);
             if attempt.is_over() {
                 attempt.detach(poller);
                 events.push(Event::Gone { generation: attempt.generation() });
@@ -290,12 +303,12 @@ impl Engine {
         if self.departing.len() < before {
             self.told_too_many = false;
         }
-    }
-
-    /// The successor serves, and this process would take back over.
-    fn stand_by(&mut self) {
-        self.last_generation = self.last_generation.saturating_add(1);
-        tracing::info!(generation = self.last_generation, "the successor is on probation");
+        for effect in effects {
+            // It was stopped before it had heard that it is rolled back.
+            if let attempt::Effect::StopAsked(drain) = effect {
+                self.want_stop(drain);
+            }
+        }
     }
 
     fn finish(&mut self, verdict: Verdict) {
@@ -358,8 +371,11 @@ impl Engine {
     }
 
     /// The successor may have come as far as putting its own name there.
-    fn restore_pid_file(&self) {
-        if let Some(path) = self.config.pid_file.as_deref() {
+    pub(super) fn restore_pid_file(&self) {
+        if let Some(path) = self.config.pid_file.as_deref()
+            // Who is done has removed it.
+            && self.stage < Stage::Done
+        {
             PidFile::restore(path);
         }
     }
@@ -396,7 +412,19 @@ impl Engine {
                 Some(Asker::Client(client)) => self.operators.verdict(client, &verdict),
                 None => {}
             }
+            if let Some(taker) = wanted.taker {
+                taker.refuse(&Reason::NotServing);
+            }
         }
+    }
+
+    /// Nobody waits for the upgrade under way: whoever has asked for it is told so.
+    pub(super) fn give_up_current(&mut self) {
+        let Some(wanted) = self.current.take() else { return };
+        let verdict = self.resuming.take().and_then(|resuming| resuming.verdict);
+        let stopping = || Verdict::Failed(self.not_begun(Reason::Stopping));
+        let verdict = verdict.unwrap_or_else(stopping);
+        self.tell_asker(wanted.asker, verdict);
     }
 }
 

@@ -39,8 +39,8 @@ pub(crate) struct Retirement {
     /// The handshakes that were half done at the first look and may be still. Later ones are not
     /// ours, but of others who listen on the port.
     handshakes: Option<HashSet<Handshake>>,
-    /// That there was none left when it was last looked.
-    complete: bool,
+    /// That it was looked for the last time: none was left, or time was up.
+    looked: bool,
     begun: Instant,
 }
 
@@ -52,7 +52,7 @@ impl Retirement {
             barrier: None,
             address: None,
             handshakes: None,
-            complete: false,
+            looked: false,
             begun: Instant::now(),
         };
         let Ok(facts) = socket::facts(fd) else { return retirement };
@@ -101,7 +101,7 @@ impl Retirement {
 
     fn next_look(&mut self, now: Instant) -> Option<Instant> {
         let address = self.address?;
-        if self.complete {
+        if self.looked {
             return None;
         }
         let patience = match socket::half_open(address) {
@@ -113,18 +113,18 @@ impl Retirement {
                     }
                     None => found,
                 };
-                // The last ones may have completed between the look into the queue and this one.
-                self.complete = left.is_empty();
+                let patience = if left.is_empty() { Duration::ZERO } else { HANDSHAKES_TIMEOUT };
                 self.handshakes = Some(left);
-                HANDSHAKES_TIMEOUT
+                patience
             }
             None => QUIET,
         };
-        if self.complete {
+        if now >= self.begun + patience {
+            // Some may have completed between the look into the queue and this one.
+            self.looked = true;
             return Some(now);
         }
-        let pause = LOOK_AGAIN.max(LOOKS_APART * now.elapsed());
-        (now < self.begun + patience).then(|| now + pause)
+        Some(now + LOOK_AGAIN.max(LOOKS_APART * now.elapsed()))
     }
 }
 
@@ -134,6 +134,7 @@ mod tests {
     use std::sync::Arc;
 
     use handover_proto::Name;
+    use handover_testkit::{is_root, recheck, skip, soon};
 
     use super::*;
     use crate::drain::InFlight;
@@ -160,5 +161,32 @@ mod tests {
         });
 
         assert!(matches!(attempted, Ok(Attempted::Ended)), "{:?}", attempted.err());
+    }
+
+    #[test]
+    fn what_came_during_the_last_look_for_handshakes_is_accepted_although_time_is_up() {
+        if !is_root() {
+            skip!(
+                "what_came_during_the_last_look_for_handshakes_is_accepted_although_time_is_up",
+                "only root may attach a packet filter"
+            );
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let client = client.unwrap();
+        // It takes no bytes of any packet, so its handshake stays half done.
+        client.attach_filter(&[socket2::SockFilter::new(0x06, 0, 0, 0)]).unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.connect(&address.into()).unwrap_err();
+        let half_open = || socket::half_open(address).filter(|found| found.len() == 1);
+        recheck(soon(), half_open).expect("its handshake begins");
+        let in_flight = Arc::new(InFlight::new(Arc::new(Wake::new().unwrap())));
+        let mut retirement = Retirement::begin(listener.as_fd(), in_flight.enter());
+
+        let (early, late) = (retirement.begun, retirement.begun + HANDSHAKES_TIMEOUT);
+        assert!(retirement.look_again(early).unwrap() > early);
+        assert_eq!(retirement.look_again(late), Some(late), "the queue is to be looked at again");
+        assert_eq!(retirement.look_again(late), None);
     }
 }

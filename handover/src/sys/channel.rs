@@ -124,8 +124,15 @@ impl Channel {
         let mut space = vec![MaybeUninit::uninit(); ancillary_space(MAX)];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let message = match recvmsg(&self.0, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)
-        {
+        let mut receive =
+            || recvmsg(&self.0, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags);
+        // An end that is closed with something unread in it resets this one. That is said once, and
+        // before what is still here to be read.
+        let received = match receive() {
+            Err(Errno::CONNRESET) => receive(),
+            received => received,
+        };
+        let message = match received {
             Ok(message) => message,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(Received::Empty),
             Err(Errno::CONNRESET) => return Ok(Received::Closed),
@@ -202,4 +209,25 @@ fn descriptors(ancillary: &mut RecvAncillaryBuffer<'_>) -> Vec<OwnedFd> {
 fn ancillary_space(descriptors: usize) -> usize {
     // Room for one more than what is expected, so that a surplus is counted and not only noted.
     rustix::cmsg_space!(ScmRights(1)) + (descriptors + 1) * size_of::<RawFd>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_last_is_received_although_the_sender_has_not_read_everything() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        ours.send(b"unread", &[]).unwrap();
+        theirs.send(b"one", &[]).unwrap();
+        theirs.send(b"two", &[]).unwrap();
+        drop(theirs);
+        let mut buffer = [0; 16];
+        for expected in [b"one", b"two"] {
+            let received = ours.receive::<0>(&mut buffer).unwrap();
+            assert!(matches!(received, Received::Frame { bytes: 3, .. }), "{received:?}");
+            assert_eq!(&buffer[..3], expected);
+        }
+        assert!(matches!(ours.receive::<0>(&mut buffer).unwrap(), Received::Closed));
+    }
 }

@@ -77,7 +77,8 @@ impl Process {
     /// Ends it and every other process of the group that it leads, if it has not ended.
     pub(crate) fn kill_group(&self) -> io::Result<()> {
         // The group has the number of its leader, which belongs to nobody else while that runs.
-        if self.condition() == Condition::Running
+        // Not to be reaped by this look: its status is wanted.
+        if !is_readable(self.pidfd.as_fd())
             && let Some(group) = i32::try_from(self.pid).ok().and_then(Pid::from_raw)
         {
             // It fails if the leader has not made the group: then there is only the one.

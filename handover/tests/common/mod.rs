@@ -99,7 +99,12 @@ impl Stage {
 
     /// Asks the process that serves for an upgrade.
     pub(crate) fn ask(&self) -> Asked<'_> {
-        let asked = Asked { stage: self, since: self.service.line_count(), pid: self.server() };
+        self.ask_of(self.server())
+    }
+
+    /// Asks that process for an upgrade.
+    pub(crate) fn ask_of(&self, pid: Pid) -> Asked<'_> {
+        let asked = Asked { stage: self, since: self.service.line_count(), pid };
         process::signal(asked.pid, Signal::HUP);
         asked
     }

@@ -36,7 +36,7 @@ macro_rules! in_both_runtimes {
 pub(crate) use in_both_runtimes;
 
 /// How long a client waits for an answer.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The program `subject_listeners` in a folder of its own, all generations of it.
 pub(crate) struct Subject {

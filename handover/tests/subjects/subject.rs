@@ -12,7 +12,8 @@
 //! | `--pid-file FILE`, `--ready-timeout MS`, `--commit-timeout MS`, `--drain-timeout MS`, `--sibling` | as the builder has it |
 //! | `--chdir DIRECTORY` | go there once started |
 //! | `--control PATH`, `--control-group GID`, `--probation MS`, `--answer-timeout MS`, `--max-generations N`, `--cut-oldest`, `--version TEXT`, `--take-over PATH` | as the builder has it |
-//! | `--hooks` | print what the hooks are told |
+//! | `--hooks` | print what the hooks are told, and do what the script says then |
+//! | `--commit-gate FIFO`, `--rollback-gate FIFO` | before that, wait in the hook of that kind for somebody to write to the FIFO, if it is there |
 //! | `--log` | write what the library logs to stderr |
 //! | `--check`, `--check-timeout MS` | have executables checked, by starting them with `--checking` |
 //! | `--checking` | do what the script says at `check`, and exit |
@@ -25,15 +26,21 @@ use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, exit, id};
+use std::sync::OnceLock;
 use std::time::Duration;
 use std::{env, fs, thread};
 
 use handover::{
-    Builder, Connection, Handle, Handover, SuccessorParent, TcpListener, TooMany, Verdict,
+    Builder, Connection, Handle, Handover, SuccessorParent, TcpListener, TooMany, UnixListener,
+    Verdict, WhoServes,
 };
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
+
+/// Where the predecessor has left the channel, if there is one.
+static CHANNEL: OnceLock<String> = OnceLock::new();
 
 fn main() -> ExitCode {
     let options = Options::parse(env::args_os().skip(1).map(|arg| arg.to_string_lossy().into()));
@@ -43,6 +50,8 @@ fn main() -> ExitCode {
         println!("checked {}", id());
         return ExitCode::SUCCESS;
     }
+    // The library takes the variable out of the environment.
+    let _ = CHANNEL.set(env::var("HANDOVER_CHANNEL").unwrap_or_default());
     if options.is_set("--log") {
         tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
     }
@@ -124,6 +133,11 @@ async fn serve_in_tokio(options: &Options) -> Result<(), Box<dyn Error>> {
 
 fn announce(handle: Handle) {
     println!("serving {} generation {}", id(), handle.generation());
+    let until_alone = handle.predecessor_gone();
+    thread::spawn(move || {
+        until_alone.wait();
+        println!("alone {}", id());
+    });
     // Somebody keeps a handle to the end, as in most applications.
     thread::spawn(move || {
         handle.draining().wait();
@@ -152,11 +166,32 @@ fn answer(stream: impl Stream) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Serves at one more address, `NAME ADDRESS`; one with a slash is a path.
+fn listen(handover: &Handover, argument: &str) -> Result<(), Box<dyn Error>> {
+    let (name, address) = argument.split_once(' ').unwrap_or_default();
+    if address.contains('/') {
+        let listener: UnixListener = handover.listen(name, PathBuf::from(address))?;
+        println!("{name} {} at {address}", id());
+        thread::spawn(move || listener.incoming().flatten().for_each(answer_aside));
+    } else {
+        let listener: TcpListener = handover.listen(name, address)?;
+        println!("{name} {} at {}", id(), listener.local_addr()?);
+        thread::spawn(move || listener.incoming().flatten().for_each(answer_aside));
+    }
+    Ok(())
+}
+
+fn answer_aside(stream: impl Stream + Send + 'static) {
+    thread::spawn(|| answer(stream));
+}
+
 trait Stream: Read + Write {}
 
 impl Stream for TcpStream {}
 
 impl Stream for Connection<TcpStream> {}
+
+impl Stream for Connection<UnixStream> {}
 
 /// What was given as arguments.
 struct Options(BTreeMap<String, String>);
@@ -185,7 +220,10 @@ impl Options {
     }
 
     fn milliseconds(&self, name: &str) -> Option<Duration> {
-        Some(Duration::from_millis(self.0.get(name)?.parse().ok()?))
+        match self.0.get(name)?.as_str() {
+            "max" => Some(Duration::MAX),
+            number => Some(Duration::from_millis(number.parse().ok()?)),
+        }
     }
 
     fn builder(&self) -> Builder {
@@ -217,10 +255,7 @@ impl Options {
             builder = builder.version(version);
         }
         if self.is_set("--hooks") {
-            builder = builder
-                .on_commit(|commit| println!("hook {} {commit:?}", id()))
-                .on_rollback(|rollback| println!("hook {} {rollback:?}", id()))
-                .on_confirm(|confirm| println!("hook {} {confirm:?}", id()));
+            builder = self.with_hooks(builder);
         }
         if let Some(path) = self.path("--pid-file") {
             builder = builder.pid_file(path);
@@ -244,6 +279,33 @@ impl Options {
             builder = builder.successor_parent(SuccessorParent::Supervisor);
         }
         builder
+    }
+
+    /// Each hook tells what it was told, does what the script says by then, and tells that.
+    fn with_hooks(&self, builder: Builder) -> Builder {
+        let reach = |what: String, point: &str, script: &Option<PathBuf>| {
+            println!("hook {} {what}", id());
+            Script::read(script.clone()).reach(point);
+            println!("hooked {} {point}", id());
+        };
+        let script = || self.path("--script");
+        let (on_commit, on_rollback, on_confirm) = (script(), script(), script());
+        let gates = [self.path("--commit-gate"), self.path("--rollback-gate")];
+        let [commit_gate, rollback_gate] = gates;
+        builder
+            .on_commit(move |commit| {
+                commit_gate.iter().for_each(|gate| drop(pass("commit", gate)));
+                reach(format!("{commit:?}"), "on-commit", &on_commit);
+            })
+            .on_rollback(move |rollback| {
+                rollback_gate.iter().for_each(|gate| drop(pass("rollback", gate)));
+                let point = match rollback.who_serves {
+                    WhoServes::ThisProcess => "taking-back",
+                    _ => "giving-back",
+                };
+                reach(format!("{rollback:?}"), point, &on_rollback);
+            })
+            .on_confirm(move |confirm| reach(format!("{confirm:?}"), "on-confirm", &on_confirm))
     }
 
     fn prepare(&self, handover: &Handover) -> Result<(), Box<dyn Error>> {
@@ -299,7 +361,8 @@ fn print_verdict(verdict: &Verdict) {
 ///
 /// The points are `check` (in the check, not in a successor), `start` (the library has not been called), `adopted` (the predecessor's things
 /// are here), `ready` (just before it is said), `serving`, `later` (so many milliseconds after that)
-/// and `drained`.
+/// and `drained`; and in the hooks `on-commit`, `giving-back` (to the predecessor), `taking-back`
+/// (this process serves again) and `on-confirm`.
 struct Script(Vec<Vec<String>>);
 
 impl Script {
@@ -322,6 +385,7 @@ impl Script {
                     handover.progress("working", more);
                 }
                 "refuse" => return Err(handover.refuse(argument).into()),
+                "listen" => listen(&handover, argument)?,
                 _ => act(point, action, argument),
             }
         }
@@ -372,6 +436,7 @@ fn act(point: &str, action: &str, argument: &str) {
         }
         "panic" => panic!("{argument}"),
         "raw" => speak(argument),
+        "raw-beside" => speak_beside_the_library(argument),
         "rename" => {
             let (from, to) = argument.split_once(' ').unwrap_or_default();
             fs::rename(from, to).expect("both names are in one folder");
@@ -439,6 +504,17 @@ fn speak(what: &str) {
             send(&channel, hello(1).as_bytes(), &[]);
             send(&channel, br#"{"type":"serving"}"#, &[]);
         }
+        "stop-when-replaced" => {
+            send(&channel, hello(1).as_bytes(), &[]);
+            until_commit(&channel, &mut buffer);
+            send(&channel, br#"{"type":"serving"}"#, &[]);
+            send(&channel, br#"{"type":"unhealthy","reason":"no"}"#, &[]);
+            until(&channel, &mut buffer, r#""type":"rollback""#);
+            send(&channel, br#"{"type":"stopped"}"#, &[]);
+            until(&channel, &mut buffer, r#""type":"resumed""#);
+            send(&channel, br#"{"type":"stop"}"#, &[]);
+            exit(0);
+        }
         "commit-hang" | "commit-exit" | "commit-refuse" => {
             send(&channel, hello(1).as_bytes(), &[]);
             until_commit(&channel, &mut buffer);
@@ -457,6 +533,21 @@ fn speak(what: &str) {
             exit(4);
         }
     }
+}
+
+/// Misuses the channel that the library has.
+fn speak_beside_the_library(what: &str) {
+    let channel = channel();
+    match what {
+        "garbage" => send(&channel, b"\xff\xfe no JSON", &[]),
+        "close" => rustix::net::shutdown(&channel, Shutdown::Both).expect("it is connected"),
+        other => panic!("no such misbehaviour: {other}"),
+    }
+}
+
+/// Waits for a frame that says this.
+fn until(channel: &OwnedFd, buffer: &mut [u8], what: &str) {
+    while !receive(channel, buffer).contains(what) {}
 }
 
 /// Does all that a successor does that claims the listener, until it is told to accept.
@@ -481,7 +572,7 @@ fn until_commit(channel: &OwnedFd, buffer: &mut [u8]) {
 fn channel() -> OwnedFd {
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-    let variable = env::var("HANDOVER_CHANNEL").unwrap_or_default();
+    let variable = CHANNEL.get().map(String::as_str).unwrap_or_default();
     let number = variable.split_once(':').and_then(|(number, _)| number.parse().ok());
     let own = pidfd_open(getpid(), PidfdFlags::empty()).expect("a pidfd of this process");
     pidfd_getfd(own, number.expect("a channel"), PidfdGetfdFlags::empty()).expect("is open")
