@@ -532,17 +532,16 @@ impl Engine {
                 // It is this process that is to go, and the successor serves.
                 return attempt.confirm(now);
             }
-            if in_a_hurry {
-                attempt.kill();
-            } else if attempt.is_before_commit() {
+            if attempt.is_before_commit() {
                 attempt.abort(Reason::Stopping, now);
             } else if !std::mem::replace(&mut self.stop_passed_on, true) {
                 attempt.forward_stop(self.drain_limit, now);
             }
             // The successor is on its way out, or about to serve: then there is nothing to stop.
             if !in_a_hurry {
-                return self.step_attempt();
+                return;
             }
+            attempt.kill();
         }
         if self.resuming.is_some() {
             if !in_a_hurry {

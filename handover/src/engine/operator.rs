@@ -273,7 +273,6 @@ impl Engine {
                 if self.stands_by() || self.link.as_ref().is_some_and(Link::is_on_probation) {
                     self.operators.confirms.push(client);
                     self.confirm();
-                    self.step_attempt();
                 } else {
                     let message = "there is no probation to end: the generation that serves does so \
                                    for good";
@@ -320,7 +319,6 @@ impl Engine {
             && let Some(attempt) = &mut self.attempt
             && attempt.forward_stop(drain, now)
         {
-            self.step_attempt();
             return self.operators.done(client, "passed on to the successor, which serves");
         }
         if self.stage >= Stage::Draining && self.ending != Some(Ending::Stopped) {
@@ -344,7 +342,6 @@ impl Engine {
             let mut deadline = None;
             if let Some(attempt) = self.attempt.as_mut().filter(|a| a.is_on_probation()) {
                 attempt.roll_back(reason, now);
-                self.step_attempt();
             } else if let Some(link) = &mut self.link {
                 link.unhealthy(reason, true, &self.poller);
                 deadline = Some(now + ROLLBACK_TIMEOUT);
