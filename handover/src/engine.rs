@@ -639,6 +639,7 @@ impl Engine {
             self.events.push(Event::Drained { generation: self.generation, finished, cut });
             // Whoever asked for something is told the end of it.
             self.flush_operators();
+            self.answer_rest();
             self.drain_deadline = now.checked_add(FAREWELL_TIMEOUT);
             if !self.operators.is_flushed() && !in_a_hurry {
                 return;
