@@ -532,13 +532,7 @@ impl Engine {
                 // It is this process that is to go, and the successor serves.
                 return attempt.confirm(now);
             }
-            if in_a_hurry {
-                attempt.kill();
-                if !attempt.is_before_commit() {
-                    // It may name the successor, which is no more: to be removed it has to name us.
-                    self.restore_pid_file();
-                }
-            } else if attempt.is_before_commit() {
+            if attempt.is_before_commit() {
                 attempt.abort(Reason::Stopping, now);
             } else if !std::mem::replace(&mut self.stop_passed_on, true) {
                 attempt.forward_stop(self.drain_limit, now);
@@ -546,6 +540,11 @@ impl Engine {
             // The successor is on its way out, or about to serve: then there is nothing to stop.
             if !in_a_hurry {
                 return;
+            }
+            attempt.kill();
+            if !attempt.is_before_commit() {
+                // It may name the successor, which is no more: to be removed it has to name us.
+                self.restore_pid_file();
             }
         }
         if self.resuming.is_some() {
