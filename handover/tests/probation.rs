@@ -294,6 +294,24 @@ fn stop_of_a_successor_of_which_the_predecessor_hangs_stops_both() {
     assert_stopped(trial);
 }
 
+/// Whichever comes first, and if they cross.
+#[test]
+fn stop_that_crosses_a_rollback_is_waited_for_by_nobody() {
+    for _ in 0..5 {
+        let trial = Trial::new(&["--drain-timeout", "600000"]);
+        let mut client = trial.client();
+        answer(&mut client, &Request::Status {});
+        let tried = trial.upgrade("ready listen mine 127.0.0.1:0");
+        client.send(&Request::Rollback { reason: None }).unwrap();
+        process::signal(tried.pid, Signal::TERM);
+        assert!(process::exited(tried.pid, soon()));
+        // If the rollback was over, the stop was the successor's own, and the predecessor serves.
+        let _ = process::try_signal(trial.old, Signal::TERM);
+        trial.stage.service.wait_all_gone(soon()).unwrap();
+        assert_eq!(trial.named(), None);
+    }
+}
+
 #[test]
 fn pid_file_names_who_serves_at_each_moment() {
     let trial = Trial::new(&[]);
