@@ -542,6 +542,10 @@ impl Engine {
                 return;
             }
             attempt.kill();
+            if !attempt.is_before_commit() {
+                // It may name the successor, which is no more: to be removed it has to name us.
+                self.restore_pid_file();
+            }
         }
         if self.resuming.is_some() {
             if !in_a_hurry {
@@ -634,6 +638,7 @@ impl Engine {
             self.drained = Some(drained);
             self.events.push(Event::Drained { generation: self.generation, finished, cut });
             // Whoever asked for something is told the end of it.
+            self.answer_status();
             self.flush_operators();
             self.drain_deadline = now.checked_add(FAREWELL_TIMEOUT);
             if !self.operators.is_flushed() && !in_a_hurry {

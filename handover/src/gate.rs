@@ -78,10 +78,10 @@ impl Gate {
         self.passing.load(Ordering::SeqCst) > 0
     }
 
-    /// Turns the gate. What has ended stays so.
+    /// Turns the gate. What has ended stays so, and what retires does not open again.
     pub(crate) fn turn(&self, to: Stance) {
         self.turned.update(|now| {
-            if *now == Stance::Ended {
+            if *now == Stance::Ended || (*now == Stance::Retiring && to == Stance::Open) {
                 return;
             }
             *now = to;

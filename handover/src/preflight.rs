@@ -177,9 +177,12 @@ impl Checking {
     }
 
     fn abort(&mut self, reason: Reason) {
-        self.called_off.get_or_insert(reason);
-        self.deadline = None;
-        self.kill();
+        // Once only: to look whether it is there still would take its status away.
+        if self.called_off.is_none() {
+            self.called_off = Some(reason);
+            self.deadline = None;
+            self.kill();
+        }
     }
 
     fn kill(&self) {

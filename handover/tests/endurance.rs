@@ -97,7 +97,7 @@ fn highest(footprint: &Footprint) -> i32 {
 fn footprint(service: &Service, server: Pid) -> Footprint {
     let alone = recheck(soon(), || (service.alive() == [server]).then_some(()));
     assert!(alone.is_some(), "{:?} are alive, not only {server}", service.alive());
-    assert_eq!(process::children(server), []);
+    assert_eq!(process::children(server), Vec::<Pid>::new());
     // The end of the predecessor has reached it when the channel is closed.
     let closed = || {
         let fds = process::fds(server);

@@ -8,7 +8,7 @@ mod trial;
 use common::assert_only_accepted_lost;
 use handover::control::{Answer, Request};
 use handover_testkit::process::{self, Signal};
-use handover_testkit::{Pid, recheck, soon};
+use handover_testkit::{Pid, soon};
 use trial::{Trial, Tried, answer};
 
 /// How many requests one process may have accepted that is killed.
@@ -175,17 +175,10 @@ fn stop_signals_to_a_predecessor_that_hangs_in_its_hook_end_everything() {
     trial.client().send(&Request::Rollback { reason: None }).unwrap();
     tried.asked.line(&format!("hanging {} taking-back", trial.old));
     process::signal(trial.old, Signal::TERM);
-    assert!(recheck(soon(), || (!has_pending_signals(trial.old)).then_some(())).is_some());
+    trial::wait_taken(trial.old);
     process::signal(trial.old, Signal::TERM);
     trial.stage.service.wait_all_gone(soon()).unwrap();
     assert_eq!(trial.named(), None);
-}
-
-/// A signal that comes while the same one is pending is lost (signal(7)).
-fn has_pending_signals(pid: Pid) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
-    pending.trim().bytes().any(|digit| digit != b'0')
 }
 
 #[test]

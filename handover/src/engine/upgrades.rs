@@ -371,8 +371,11 @@ impl Engine {
     }
 
     /// The successor may have come as far as putting its own name there.
-    fn restore_pid_file(&self) {
-        if let Some(path) = self.config.pid_file.as_deref() {
+    pub(super) fn restore_pid_file(&self) {
+        if let Some(path) = self.config.pid_file.as_deref()
+            // Who is done has removed it.
+            && self.stage < Stage::Done
+        {
             PidFile::restore(path);
         }
     }

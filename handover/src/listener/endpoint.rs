@@ -135,18 +135,20 @@ impl Endpoint {
 
     /// Nothing more is taken; what is queued is another generation's.
     pub(crate) fn end(&self) {
+        if let Some(retirement) = self.retirement().as_mut() {
+            retirement.give_up();
+        }
         self.gate.turn(Stance::Ended);
     }
 
     /// A descriptor of the same socket, for somebody who does without us.
     pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
         let clone = self.fd.try_clone()?;
-        let mut retirement = self.retirement();
+        let retirement = self.retirement();
         self.is_cloned.store(true, Ordering::SeqCst);
-        if !self.in_use.load(Ordering::SeqCst)
-            && let Some(retirement) = retirement.as_mut()
-        {
-            retirement.give_up();
+        let is_left_to_the_clone = retirement.is_some() && !self.in_use.load(Ordering::SeqCst);
+        drop(retirement);
+        if is_left_to_the_clone {
             self.end();
         }
         Ok(clone)

@@ -9,6 +9,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use handover::control::{
+    Answer, Client, ErrorCode, Request, StatusReport, UpgradeRequest, VerdictOutcome,
+};
 use handover_testkit::process::{self, Signal};
 use handover_testkit::{
     Fault, Folder, Launch, Load, Outcome, Pid, Service, example, recheck, soon,
@@ -47,6 +50,39 @@ impl Stage {
         let load = Load::http(address).start();
         load.wait_answers(1, soon()).unwrap();
         Self { service, load, folder, address }
+    }
+
+    /// Starts the subject with a control socket.
+    pub(crate) fn controlled(arguments: &[&str]) -> Self {
+        Self::with(arguments, |launch, folder| {
+            launch.arg("--control").arg(folder.join(CONTROL)).arg("--log")
+        })
+    }
+
+    /// The path of the control socket.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.folder.join(CONTROL)
+    }
+
+    /// Asks whoever serves, and waits for the final answer.
+    #[track_caller]
+    pub(crate) fn request(&self, request: &Request) -> Answer {
+        ask(&self.control(), request)
+    }
+
+    /// Asks whoever serves for an upgrade that is like this, and expects success.
+    #[track_caller]
+    pub(crate) fn upgrade_with(&self, how: UpgradeRequest) -> Pid {
+        let answer = self.request(&Request::Upgrade(how));
+        let Answer::Verdict(verdict) = &answer else { panic!("no verdict: {answer:?}") };
+        assert_eq!(verdict.outcome, VerdictOutcome::Succeeded, "{verdict:?}");
+        verdict.pid.expect("it serves")
+    }
+
+    /// What runs.
+    #[track_caller]
+    pub(crate) fn status(&self) -> StatusReport {
+        status(&self.control())
     }
 
     /// What the generations to come do, as `Script` of the subject has it.
@@ -118,6 +154,41 @@ impl Stage {
         Held::new(self.address)
     }
 }
+
+/// The name of the control socket.
+const CONTROL: &str = "control";
+
+/// Asks the service at that control socket, and waits for the final answer.
+#[track_caller]
+pub(crate) fn ask(control: &Path, request: &Request) -> Answer {
+    loop {
+        let mut client = Client::connect(control).unwrap();
+        client.send(request).unwrap();
+        let answer = loop {
+            match client.next_answer_within(Some(ANSWER_TIMEOUT)).unwrap() {
+                Some(Answer::Event(_)) => {}
+                Some(answer) => break answer,
+                None => panic!("the connection was closed without an answer to {request:?}"),
+            }
+        };
+        // It has handed over since the connection was made: nothing was done.
+        if !matches!(answer, Answer::Error { code: ErrorCode::NotServing, .. }) {
+            return answer;
+        }
+    }
+}
+
+/// What runs, as the service at that control socket says.
+#[track_caller]
+pub(crate) fn status(control: &Path) -> StatusReport {
+    match ask(control, &Request::Status {}) {
+        Answer::Status(status) => status,
+        other => panic!("no status: {other:?}"),
+    }
+}
+
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An upgrade that was asked for.
 pub(crate) struct Asked<'a> {

@@ -162,12 +162,28 @@ pub(crate) fn assert_refused(answer: &Answer, expected: ErrorCode, parts: &[&str
 pub(crate) fn answer_after_death(address: SocketAddr, pid: Pid) -> (Duration, Pid) {
     assert!(process::exited(pid, soon()));
     let died = Instant::now();
+    let answer = get(address);
+    (died.elapsed(), answer.parse().expect("a pid"))
+}
+
+/// Makes one request, and returns the body of its answer.
+pub(crate) fn get(address: SocketAddr) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    let by = answer.lines().last().and_then(|line| line.parse().ok());
-    (died.elapsed(), by.expect("a pid"))
+    answer.lines().last().unwrap_or_default().to_owned()
+}
+
+/// Waits until a process has taken its signals: one that comes while the same one is pending is
+/// lost (signal(7)).
+pub(crate) fn wait_taken(pid: Pid) {
+    let taken = recheck(soon(), || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+        pending.trim().bytes().all(|digit| digit == b'0').then_some(())
+    });
+    assert!(taken.is_some());
 }
 
 /// What a process holds on to.
