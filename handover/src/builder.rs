@@ -405,7 +405,11 @@ impl Builder {
     ///
     /// For supervisors that insist on starting processes themselves, blue and green units, and other
     /// containers that share the folder of the socket. The service must allow this process's user to
-    /// use its control socket.
+    /// use its control socket. It is to be able to kill this process, too, or one that hangs on
+    /// probation has to be ended by somebody else.
+    ///
+    /// If the service is busy or on probation, [`start`](Self::start) fails. The exit status and stderr
+    /// of this process are not known to the service.
     pub fn take_over(mut self, path: impl Into<PathBuf>) -> Self {
         self.take_over = Some(path.into());
         self

@@ -1,13 +1,14 @@
 //! A network service replaces itself with a new version of itself, and nobody notices.
 //!
-//! No refused connection, no reset, no dropped request, no forgotten state; and a new version that
-//! does not start, crashes or hangs changes nothing. The running process, the *predecessor*, starts
+//! No refused connection, no reset, no dropped request, no forgotten state; a new version that does
+//! not start, crashes or hangs changes nothing, and one that turns out to be bad while it serves can
+//! be rolled back. The running process, the *predecessor*, starts
 //! the new one, its *successor*, hands it its listeners and state, goes on serving while the
 //! successor initialises, and steps aside when that says it is ready:
 //!
 //! ```text
 //!  predecessor                                             successor
-//!   │ SIGHUP, or Handle::upgrade                             .
+//!   │ SIGHUP, Handle::upgrade, control socket                .
 //!   ├── starts it ─────────────────────────────────────────► Builder::start
 //!   ├── listeners, descriptors, early state ───────────────► Handover::listen, state, ...
 //!   │ (serves)                                               │ initialises
@@ -21,8 +22,11 @@
 //!
 //! - It does not move connections: those that were accepted are served to their end by the process
 //!   that accepted them, within the drain timeout.
-//! - It does not watch over the service. Without a supervisor, a successor that crashes after the
-//!   commit is an outage.
+//! - It does not watch over the service. On [probation](Builder::probation) its predecessor takes back
+//!   over from a successor that crashes or hangs. After it, or without it after the commit, a crash is an
+//!   outage, unless there is a supervisor.
+//! - It is not integrated with systemd. Supervisors that insist on starting processes can have one
+//!   [take over](Builder::take_over).
 //! - It runs on Linux, 5.4 or newer, so far.
 //! - Two generations that read one UDP socket would take each other's datagrams: only the one that
 //!   serves reads, and protocols with state of their own, such as QUIC, lose theirs at the commit
@@ -65,9 +69,20 @@
 //!
 //! # Who serves after a failure
 //!
-//! Every error knows ([`Error::who_serves`], [`ClaimError::who_serves`]), and a failed [`Verdict`]
-//! means that this process does. Whatever happens to a successor before the commit, the predecessor
-//! has never stopped serving. If the predecessor dies before the commit, its successor serves alone.
+//! Every error knows ([`Error::who_serves`], [`ClaimError::who_serves`]), and a [`Verdict`] that is not
+//! a success means that this process does: it has never stopped ([`Verdict::Failed`]), or serves again
+//! ([`Verdict::RolledBack`]). Whatever happens to a successor before the commit, the predecessor goes
+//! on. On probation it takes back over, and what a successor that crashed had accepted is lost. If the
+//! predecessor dies, before the commit or on probation, its successor serves alone.
+//!
+//! # Operating
+//!
+//! With [`Builder::control`] the service is operated over a socket: upgrades that are followed to their
+//! verdict, status, rollback, stop, events, and [commands](Builder::command) of the application's own;
+//! by the command `handover`, or by anything that writes JSON ([`control`]). What is not accepting
+//! connections and only one process may do, is stopped and begun again in the hooks
+//! [`on_commit`](Builder::on_commit) and [`on_rollback`](Builder::on_rollback): see the chapter
+//! `guide::probation`.
 //!
 //! # Features
 //!

@@ -114,7 +114,7 @@ fn successor_killed_while_its_state_goes_back_is_rolled_back() {
     let trial = Trial::new(&[]);
     let (tried, gate, _client) = returning(&trial);
     process::signal(tried.pid, Signal::KILL);
-    tried.rolled_back(&["too slow", "signal: 9 (SIGKILL)"]);
+    tried.rolled_back(&["too slow"]);
     gate.open();
     assert_only_accepted_lost(&trial.finish(), ACCEPTED_MAX);
 }
@@ -132,7 +132,7 @@ fn predecessor_killed_while_states_go_back_leaves_the_successor_serving() {
 
     let next = trial.stage.ask_of(tried.pid).serving();
     trial.stage.load.wait_answered_by(|pid| pid == next, soon()).unwrap();
-    trial.stage.load.stop().assert_nothing_lost();
+    assert_only_accepted_lost(&trial.stage.load.stop(), ACCEPTED_MAX);
 }
 
 #[test]

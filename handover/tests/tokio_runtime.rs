@@ -58,10 +58,10 @@ fn verdicts_can_be_awaited_and_a_second_request_is_busy() {
         let line = service.wait_line(|line| line.starts_with("first "), soon()).unwrap();
         assert!(line.starts_with("first generation 2 (pid "), "{line}");
         assert!(line.contains("second the upgrade failed"), "{line}");
-        assert!(
-            line.contains("busy: an upgrade asked for by the application comes first"),
-            "{line}"
-        );
+        // It waits for its turn, or is under way already.
+        let asked =
+            ["busy: an upgrade asked for by the app", "busy: the upgrade to generation 2, "];
+        assert!(asked.iter().any(|asked| line.contains(asked)), "{line}");
         assert!(line.ends_with("not draining true"), "{line}");
         service.wait_line(|line| line == "predecessor of 2 gone", soon()).unwrap();
     }

@@ -8,6 +8,7 @@ mod death;
 mod events;
 mod failures;
 mod generations;
+mod http;
 mod options;
 mod probation;
 mod refusals;

@@ -118,6 +118,7 @@ impl Client {
     ) -> Result<Option<Vec<u8>>, ClientError> {
         use io::ErrorKind::ConnectionReset;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut was_reset = false;
         loop {
             if let Some(line) = self.next_line() {
                 return Ok(Some(line));
@@ -135,7 +136,8 @@ impl Client {
                     self.bytes.extend_from_slice(&buffer[..bytes]);
                     self.descriptor = descriptor.or(self.descriptor.take());
                 }
-                // It has not read all that was sent.
+                // It has not read all that was sent. What it had to say comes after this word.
+                Err(e) if e.kind() == ConnectionReset && !was_reset => was_reset = true,
                 Err(e) if e.kind() == ConnectionReset && self.bytes.is_empty() => return Ok(None),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e)

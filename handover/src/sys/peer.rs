@@ -75,20 +75,21 @@ pub(crate) fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
-/// The process itself, by a descriptor that cannot come to name another.
+/// The process itself, by a descriptor that cannot come to name another. The number is 0 for one that
+/// has none here.
 ///
 /// Linux before 6.5 has no `SO_PEERPIDFD`: there it is the process that has the number at this moment, and
 /// another one if that of the connection has ended meanwhile and the number was given out again.
 pub(crate) fn process(socket: BorrowedFd<'_>) -> io::Result<Process> {
-    let pid = credentials(socket)?.pid.ok_or(io::ErrorKind::NotFound)?;
+    let pid = credentials(socket)?.pid;
     let pidfd = match pidfd(socket) {
         Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => {
-            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
             rustix::process::pidfd_open(pid.ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?
         }
         found => found?,
     };
-    Ok(Process::new(pid, pidfd))
+    Ok(Process::new(pid.unwrap_or(0), pidfd))
 }
 
 /// The user that this process acts as.
