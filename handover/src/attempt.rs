@@ -86,8 +86,6 @@ pub(crate) struct Attempt {
     retry: Option<Instant>,
     items: Vec<(Name, Held)>,
     claimed: HashSet<Name>,
-    /// The machine was told something, and what comes of it was not looked at.
-    told: bool,
     /// Accepting is being stopped.
     stopping: bool,
     /// The application was told that a commit follows.
@@ -247,7 +245,6 @@ impl Attempt {
             retry: None,
             items: names.into_iter().zip(held).collect(),
             claimed: HashSet::new(),
-            told: false,
             stopping: false,
             told_commit: false,
             to_resume: false,
@@ -322,8 +319,6 @@ impl Attempt {
     /// Calls the upgrade off.
     pub(crate) fn abort(&mut self, reason: Reason, now: Instant) {
         let text = reason.to_string();
-        // Asked for again in every step, it is news once.
-        self.told |= self.called_off.is_none();
         self.called_off.get_or_insert(reason);
         self.machine.abort(text, self.clock.time(now));
     }
@@ -337,13 +332,11 @@ impl Attempt {
 
     /// Takes back over from a successor on probation.
     pub(crate) fn roll_back(&mut self, reason: &str, now: Instant) {
-        self.told = true;
         self.machine.roll_back(reason, self.clock.time(now));
     }
 
     /// Ends probation.
     pub(crate) fn confirm(&mut self, now: Instant) {
-        self.told = true;
         self.machine.confirm(self.clock.time(now));
     }
 
@@ -356,7 +349,6 @@ impl Attempt {
     /// Passes a stop on when it is too late to call the upgrade off; returns whether the successor
     /// gets it.
     pub(crate) fn forward_stop(&mut self, drain: Option<Duration>, now: Instant) -> bool {
-        self.told = true;
         self.channel.is_some() && self.machine.forward_stop(drain, self.clock.time(now))
     }
 
@@ -374,20 +366,17 @@ impl Attempt {
 
     /// Passes a request for an upgrade on; returns whether the successor gets it.
     pub(crate) fn forward_upgrade(&mut self, now: Instant) -> bool {
-        self.told = true;
         self.channel.is_some() && self.machine.forward_upgrade(self.clock.time(now))
     }
 
     /// When to come back if nothing happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let machine = self.machine.poll_timeout().map(|time| self.clock.instant(time));
-        let told = self.told.then(Instant::now);
-        [machine, self.retry, told].into_iter().flatten().min()
+        [machine, self.retry].into_iter().flatten().min()
     }
 
     /// Does what can be done without waiting.
     pub(crate) fn step(&mut self, poller: &Poller, effects: &mut Vec<Effect>) {
-        self.told = false;
         self.receive(poller, effects);
         self.collect_states(effects);
         self.relay.iter_mut().for_each(|relay| relay.step(poller));

@@ -112,8 +112,11 @@ impl Lines {
         self.is_reading = reading;
     }
 
-    /// Asks all how they are.
+    /// Asks all how they are, if the answers come here.
     pub(crate) fn inquire(&mut self, poller: &Poller) {
+        if !self.is_reading {
+            return;
+        }
         for elder in &mut self.elders {
             elder.answered = false;
             elder.machine.inquire();
@@ -123,7 +126,7 @@ impl Lines {
 
     /// Whether all have answered.
     pub(crate) fn have_answered(&self) -> bool {
-        self.elders.iter().all(|elder| elder.answered)
+        !self.is_reading || self.elders.iter().all(|elder| elder.answered)
     }
 
     /// Gives all that long to finish.

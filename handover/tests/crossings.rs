@@ -122,11 +122,13 @@ fn stop_of_a_successor_that_is_rolled_back_outlives_its_predecessor() {
 #[test]
 fn second_stop_signal_ends_a_predecessor_that_waits_for_states_to_come_back() {
     let stage = stage(&["--probation", "60000", "--commit-timeout", "600000"]);
-    stage.script("later 10 unhealthy as it was told");
     let asked = stage.ask();
     let successor = asked.serving();
+    stage.load.wait_answered_by(|pid| pid == successor, soon()).unwrap();
     // The late state that goes back, and not the one that came.
     let gate = stage.gate("late");
+    let mut client = client(&stage);
+    client.send(&Request::Rollback { reason: None }).unwrap();
     asked.waiting("late");
     process::signal(asked.pid, Signal::TERM);
     process::signal(asked.pid, Signal::INT);

@@ -206,7 +206,7 @@ impl Engine {
             }
         }
         self.answer_commands();
-        self.answer_status(now);
+        self.answer_status();
         let late = |(deadline, _): &mut (Option<Instant>, ClientId)| {
             deadline.is_some_and(|deadline| now >= deadline)
         };
@@ -451,10 +451,11 @@ impl Engine {
         }
     }
 
-    fn answer_status(&mut self, now: Instant) {
-        let due = |(deadline, _): &mut (Instant, Vec<ClientId>)| {
-            now >= *deadline || self.lines.have_answered()
-        };
+    /// Tells how all are, if that is known or not waited for any more.
+    pub(super) fn answer_status(&mut self) {
+        let is_known = self.drained.is_some() || self.lines.have_answered();
+        let due =
+            |(deadline, _): &mut (Instant, Vec<ClientId>)| is_known || Instant::now() >= *deadline;
         if let Some((_, clients)) = self.operators.inquiry.take_if(due) {
             let status = Answer::Status(self.status_report());
             for client in clients {

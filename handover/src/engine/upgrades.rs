@@ -7,7 +7,7 @@ use handover_proto::control::Event;
 use handover_proto::{Item, ToSuccessor, encode};
 
 use super::{Ending, Engine, Stage, Ticket};
-use crate::attempt::{self, Attempt};
+use crate::attempt::{self, Attempt, Plan};
 use crate::error::WhoServes;
 use crate::link::Link;
 use crate::pidfile::PidFile;
@@ -425,6 +425,26 @@ impl Engine {
         let stopping = || Verdict::Failed(self.not_begun(Reason::Stopping));
         let verdict = verdict.unwrap_or_else(stopping);
         self.tell_asker(wanted.asker, verdict);
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            config: Arc::clone(&self.config),
+            options: self.current.as_ref().map(|w| w.options.clone()).unwrap_or_default(),
+            own_generation: self.generation,
+            early: Arc::clone(&self.early),
+            late: Arc::clone(&self.late),
+            in_flight: Arc::clone(&self.in_flight),
+            wake: Arc::clone(&self.wake),
+        }
+    }
+
+    pub(super) fn next_generation(&self) -> u64 {
+        self.last_generation.saturating_add(1)
+    }
+
+    pub(super) fn not_begun(&self, reason: Reason) -> Box<Failure> {
+        Failure::before_spawn(self.next_generation(), reason, Duration::ZERO)
     }
 }
 
