@@ -466,12 +466,6 @@ impl Engine {
 
     /// Answers all who wait still: this process is about to exit.
     pub(super) fn answer_rest(&mut self) {
-        if let Some((_, clients)) = self.operators.inquiry.take() {
-            let status = Answer::Status(self.status_report());
-            for client in clients {
-                self.operators.answer(client, &status);
-            }
-        }
         let rollbacks = std::mem::take(&mut self.operators.rollbacks).into_iter().map(|(_, c)| c);
         let commands = std::mem::take(&mut self.operators.commands).into_iter().map(|(c, _)| c);
         let confirms = std::mem::take(&mut self.operators.confirms);
