@@ -243,7 +243,8 @@ fn second_stop_signal_to_the_predecessor_ends_it_alone_and_at_once() {
     process::signal(trial.old, Signal::TERM);
     tried.confirmed();
     assert_serves_for_good(&trial, tried.pid);
-    trial.stage.load.stop().assert_nothing_lost();
+    // A second stop cuts what is in flight.
+    assert_only_accepted_lost(&trial.stage.load.stop(), ACCEPTED_MAX);
     drop(held);
 }
 
