@@ -503,8 +503,13 @@ impl Builder {
             control_policy: Policy { group: self.control_group },
             commands: self.commands,
         };
-        let shared =
-            Arc::new(Shared::new(config, signals, variable, take_over.as_deref()).map_err(fail)?);
+        let shared = Arc::new(
+            Shared::new(config, signals, variable, take_over.as_deref()).map_err(|kind| {
+                let taken_over = matches!(kind, ErrorKind::TakeOver(_));
+                let who = if taken_over { WhoServes::Unchanged } else { WhoServes::Nobody };
+                Error::new(kind, who)
+            })?,
+        );
         started.shared = Some(Arc::clone(&shared));
         loop {
             let (stage, deadline) = shared.step();

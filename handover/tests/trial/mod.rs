@@ -7,7 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use handover::control::{Answer, Client, ErrorCode, GenerationReport, Request};
+use handover::control::{Answer, Client, ErrorCode, Event, GenerationReport, Request, TimedEvent};
 use handover_testkit::process::{self, Signal};
 use handover_testkit::{Folder, Launch, Outcome, Pid, Resource, recheck, soon};
 
@@ -48,8 +48,14 @@ impl Trial {
     /// on probation.
     pub(crate) fn upgrade(&self, script: &str) -> Tried<'_> {
         self.stage.script(script);
+        let mut events = self.client();
+        // Once this is answered, what is asked next comes before what the signal does.
+        answer(&mut events, &Request::Status {});
+        events.send(&Request::Events {}).unwrap();
         let asked = self.stage.ask_of(self.old);
         let pid = asked.serving();
+        // The successor serves a moment before its predecessor knows.
+        wait_committed(&mut events);
         Tried { pid, asked }
     }
 
@@ -145,6 +151,18 @@ pub(crate) fn answer(client: &mut Client, request: &Request) -> Answer {
             Some(Answer::Event(_)) => {}
             Some(answer) => return answer,
             None => panic!("closed without an answer to {request:?}"),
+        }
+    }
+}
+
+/// Waits until the predecessor knows that its successor serves, or has lost it again.
+fn wait_committed(events: &mut Client) {
+    loop {
+        let timeout = soon().duration_since(Instant::now());
+        match events.next_answer_within(Some(timeout)).unwrap() {
+            Some(Answer::Event(TimedEvent { event: Event::Committed { .. }, .. })) | None => return,
+            Some(Answer::Event(_)) => {}
+            other => panic!("{other:?}"),
         }
     }
 }
