@@ -6,7 +6,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Stage, ask, status};
+use common::{Stage, ask, serving, status};
 use handover::control::{Answer, GenerationState, Request, UpgradeRequest, VerdictOutcome};
 use handover_testkit::process::{self, Signal};
 use handover_testkit::{Finished, Folder, Launch, Pid, Service, example, is_root, skip, soon};
@@ -44,7 +44,7 @@ fn wait_refused(service: Service) -> Finished {
 /// Asserts that the process serves as before and can be taken over, and that nothing was lost.
 #[track_caller]
 fn assert_unharmed(stage: Stage, server: Pid) {
-    assert_eq!(stage.status().generations[0].report.pid, server);
+    assert_eq!(serving(&stage.status()), server);
     stage.load.wait_answered_by(|pid| pid == server, soon()).unwrap();
     stage.script("later 1 confirm");
     let next = taker(&stage).start();
@@ -104,7 +104,7 @@ fn five_takeovers_and_upgrades_in_turn_lose_nothing() {
     stage.service.wait_all_gone(soon()).unwrap();
     // Only the child of the last one is left.
     let alive: Vec<_> = takers.iter().flat_map(Service::alive).collect();
-    assert_eq!(alive, [stage.status().generations[0].report.pid]);
+    assert_eq!(alive, [serving(&stage.status())]);
     stage.load.stop().assert_nothing_lost();
 }
 
@@ -137,7 +137,7 @@ fn whoever_finds_nobody_to_take_over_is_the_first_generation() {
     assert!(control.exists());
     let again = take_over();
     assert_eq!(wait_serving(&again), 1);
-    assert_eq!(status(&control).generations[0].report.pid, again.pid());
+    assert_eq!(serving(&status(&control)), again.pid());
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn taker_that_is_killed_on_probation_is_rolled_back() {
     process::signal(bad.pid(), Signal::KILL);
     stage.wait("verdict rolled back: ");
     stage.load.wait_answered_by(|pid| pid == server, soon()).unwrap();
-    assert_eq!(stage.status().generations[0].report.pid, server);
+    assert_eq!(serving(&stage.status()), server);
     let next = stage.ask();
     next.serving();
     common::assert_only_accepted_lost(&stage.load.stop(), 10);
@@ -275,7 +275,7 @@ fn variable_that_reaches_a_successor_has_no_effect() {
     let environment = [("HANDOVER_TAKE_OVER".to_owned(), Some(name))].into();
     let pid = stage.upgrade_with(UpgradeRequest { environment, ..UpgradeRequest::default() });
     stage.load.wait_answered_by(|answered| answered == pid, soon()).unwrap();
-    assert_eq!(status(&other.control()).generations[0].report.pid, other.server());
+    assert_eq!(serving(&status(&other.control())), other.server());
     let answer = ask(&other.control(), &Request::Upgrade(UpgradeRequest::default()));
     assert!(matches!(answer, Answer::Verdict(_)), "{answer:?}");
     stage.load.stop().assert_nothing_lost();
@@ -293,6 +293,6 @@ fn service_that_is_killed_while_it_hands_over_leaves_the_taker_to_serve() {
     gate.open();
     assert_eq!(wait_serving(&next), 2);
     stage.load.wait_answered_by(|pid| pid == next.pid(), soon()).unwrap();
-    assert_eq!(stage.status().generations[0].report.pid, next.pid());
+    assert_eq!(serving(&stage.status()), next.pid());
     common::assert_only_accepted_lost(&stage.load.stop(), 10);
 }

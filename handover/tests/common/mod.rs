@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use handover::control::{
-    Answer, Client, ErrorCode, Request, StatusReport, UpgradeRequest, VerdictOutcome,
+    Answer, Client, ErrorCode, GenerationState, Request, StatusReport, UpgradeRequest,
+    VerdictOutcome,
 };
 use handover_testkit::process::{self, Signal};
 use handover_testkit::{
@@ -185,6 +186,14 @@ pub(crate) fn status(control: &Path) -> StatusReport {
         Answer::Status(status) => status,
         other => panic!("no status: {other:?}"),
     }
+}
+
+/// The process that serves. One that was rolled back is newer, and may drain still.
+#[track_caller]
+pub(crate) fn serving(status: &StatusReport) -> Pid {
+    let mut generations = status.generations.iter();
+    let found = generations.find(|generation| generation.state == GenerationState::Serving);
+    found.unwrap_or_else(|| panic!("nobody serves: {status:?}")).report.pid
 }
 
 /// How long an answer may take.
