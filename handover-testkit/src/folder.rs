@@ -29,9 +29,14 @@ impl Folder {
     ///
     /// If it cannot be made.
     pub fn create() -> Self {
+        Self::create_in(&env::temp_dir())
+    }
+
+    /// Makes an empty directory in `parent`.
+    pub(crate) fn create_in(parent: &Path) -> Self {
         loop {
             let name = format!("hk-{:012x}", random() >> 16);
-            let path = env::temp_dir().join(name);
+            let path = parent.join(name);
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => return Self { path },
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -83,9 +88,11 @@ impl Folder {
     /// Points the symbolic link `name` at `target`, as the `current` link of a deployment, in one
     /// step if it exists already. Returns the path of the link.
     pub fn link(&self, name: &str, target: impl AsRef<Path>) -> PathBuf {
-        let aside = self.aside(name);
+        let place = self.join(name);
+        let aside = beside(&place);
         std::os::unix::fs::symlink(target, &aside).expect("a new name in our own directory");
-        self.move_into_place(&aside, name)
+        move_into_place(&aside, &place);
+        place
     }
 
     /// Reads a file as text; `None` if there is none of that name.
@@ -124,25 +131,9 @@ impl Folder {
     }
 
     fn put(&self, name: &str, content: &[u8], mode: u32) -> PathBuf {
-        let aside = self.aside(name);
-        // A process that is forked while the file is open for writing holds it open until it
-        // execs, and starting the file fails with ETXTBSY as long.
-        while_nothing_spawns(|| {
-            fs::write(&aside, content).unwrap_or_else(|error| panic!("{name}: {error}"));
-        });
-        set_mode(&aside, mode);
-        self.move_into_place(&aside, name)
-    }
-
-    fn aside(&self, name: &str) -> PathBuf {
         let place = self.join(name);
-        place.with_file_name(format!(".aside-{:016x}", random()))
-    }
-
-    fn move_into_place(&self, aside: &Path, name: &str) -> PathBuf {
-        let path = self.join(name);
-        fs::rename(aside, &path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        path
+        replace(&place, content, mode);
+        place
     }
 }
 
@@ -151,6 +142,31 @@ impl Drop for Folder {
         // What is left behind, for instance by a service that writes still, harms no test.
         let _ = fs::remove_dir_all(&self.path);
     }
+}
+
+/// Puts a file of this content and mode at `place`, in one step if there is one already.
+///
+/// # Panics
+///
+/// If it cannot be written, for instance because its directory is missing.
+pub(crate) fn replace(place: &Path, content: &[u8], mode: u32) {
+    let aside = beside(place);
+    // A process that is forked while the file is open for writing holds it open until it
+    // execs, and starting the file fails with ETXTBSY as long.
+    while_nothing_spawns(|| {
+        let written = fs::write(&aside, content);
+        written.unwrap_or_else(|error| panic!("{}: {error}", place.display()));
+    });
+    set_mode(&aside, mode);
+    move_into_place(&aside, place);
+}
+
+fn beside(place: &Path) -> PathBuf {
+    place.with_file_name(format!(".aside-{:016x}", random()))
+}
+
+fn move_into_place(aside: &Path, place: &Path) {
+    fs::rename(aside, place).unwrap_or_else(|error| panic!("{}: {error}", place.display()));
 }
 
 fn set_mode(path: &Path, mode: u32) {

@@ -11,6 +11,7 @@
 //! | send requests and learn what became of each | [`Load`], [`Outcome`] |
 //! | hold connections open across a handover | [`KeepAlive`] |
 //! | have something that cannot be started | [`executables`] |
+//! | have a systemd of one's own, in a version of one's choice | [`Systemd`] |
 //! | find what Cargo built | [`example`], [`binary`] |
 //! | leave a test out, and have it known | [`skip!`], [`skipped`] |
 //!
@@ -41,6 +42,7 @@ mod service;
 mod skip;
 mod spawn;
 mod sweep;
+mod systemd;
 mod target;
 
 pub use built::{binary, example};
@@ -55,4 +57,5 @@ pub use request::Fault;
 pub use service::{Finished, Launch, Resource, Service, StillAlive};
 pub use skip::{can_make_network_namespace, is_root, skipped, skipped_test};
 pub use spawn::{adopt_orphans, while_nothing_spawns};
+pub use systemd::{Ran, Systemd, SystemdVersion};
 pub use target::Target;
