@@ -157,7 +157,7 @@ fn examples() -> Result<Outcome> {
 }
 
 fn tests(metadata: &Metadata) -> Result<Outcome> {
-    system::install_missing();
+    system::provide();
     let everything = ["--workspace", "--all-features"];
     let mut command = if cargo::NEXTEST.is_present() {
         let config = ["--config-file", "xtask/nextest.toml", "--no-tests", "pass"];

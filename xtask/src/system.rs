@@ -1,7 +1,7 @@
-//! Programs that tests use and cargo does not bring.
+//! What tests use and cargo does not bring: programs, and a systemd to boot.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::cargo::run;
@@ -24,15 +24,49 @@ const PROGRAMS: [Program; 2] = [
     Program { names: &["ss"], package: "iproute2" },
 ];
 
-/// Installs what is missing, where this is Debian and we are root. What cannot be installed is not
-/// an error: the tests that want it say that they are skipped.
-pub(crate) fn install_missing() {
+/// The script that sets up a systemd, and boots it.
+const SDBOX: &str = "handover-testkit/sdbox";
+
+/// The Debian suites whose systemd is booted: those of `handover_testkit::SystemdVersion`.
+const SUITES: [&str; 3] = ["bookworm-backports", "trixie", "forky"];
+
+/// Names the directory in which they are set up, here and in handover-testkit.
+const SDBOX_DIRECTORY: &str = "HANDOVER_SDBOX_DIR";
+
+/// Provides what is missing, where this is Debian (or made from it) and we are root. What cannot be
+/// had is not an error: the tests that want it say that they are skipped.
+pub(crate) fn provide() {
+    if is_on_path("apt-get") && is_root() {
+        install_missing();
+        set_up_systemds();
+    }
+}
+
+/// Unpacks each systemd with what it needs, some 60 MB, unless it is there already.
+fn set_up_systemds() {
+    let named = env::var_os(SDBOX_DIRECTORY).filter(|name| !name.is_empty());
+    let directory = named.map_or_else(|| env::temp_dir().join("sdbox"), PathBuf::from);
+    for suite in SUITES {
+        if directory.join(format!("tree-{suite}/.complete")).exists() {
+            continue;
+        }
+        // It installs mmdebstrap and asks apt for its mirror, after an update if need be.
+        let mut command = Command::new(SDBOX);
+        command.arg("setup").env("SD_SUITE", suite).env("SD_DIR", &directory);
+        if let Err(error) = run(command.stdin(Stdio::null())) {
+            eprintln!("cannot set up the systemd of {suite}: {error:#}");
+        }
+    }
+}
+
+/// Installs the programs that are missing.
+fn install_missing() {
     let missing: Vec<&str> = PROGRAMS
         .iter()
         .filter(|program| !program.names.iter().any(|name| is_on_path(name)))
         .map(|program| program.package)
         .collect();
-    if missing.is_empty() || !is_on_path("apt-get") || !is_root() {
+    if missing.is_empty() {
         return;
     }
     let apt = |arguments: &[&str]| {
