@@ -73,8 +73,8 @@ impl Systemd {
     /// Boots a systemd, and returns once it has started what belongs to a boot.
     ///
     /// The trees to boot from are looked for in the directory that the environment variable
-    /// `HANDOVER_SDBOX_DIR` names, by default `sdbox` in the directory for temporary files. They are
-    /// built by `cargo xtask test`, never here.
+    /// `HANDOVER_SDBOX_DIR` names (an absolute path), by default `sdbox` in the directory for
+    /// temporary files. They are built by `cargo xtask test`, never here.
     ///
     /// # Errors
     ///
