@@ -17,6 +17,8 @@ pub enum LineEvent {
         /// How long what is in flight may take at most.
         drain: Option<Duration>,
     },
+    /// Know: the service manager takes this process for the main one.
+    Announced,
     /// Know: how it is.
     Report(Report),
     /// Know: it broke the protocol.
@@ -105,6 +107,7 @@ fn event(message: &ToSuccessor) -> Option<LineEvent> {
         ToSuccessor::Stop { drain_ms } => {
             Some(LineEvent::Stop { drain: drain_ms.map(Duration::from_millis) })
         }
+        ToSuccessor::Announced {} => Some(LineEvent::Announced),
         ToSuccessor::Report { number: _, report } => {
             Some(LineEvent::Report(report.clone().bounded()))
         }

@@ -162,6 +162,9 @@ pub enum ToSuccessor {
     Ping {},
     /// Probation is over: the successor serves for good. Without probation it is not sent.
     Confirmed {},
+    /// The service manager takes the successor for the main process of the service: what it is to
+    /// know is the successor's to say from here on. Not sent where nothing was announced.
+    Announced {},
     /// The state of that number has arrived.
     Ack {
         /// The number that the frame carried.
@@ -205,6 +208,17 @@ pub struct Item {
     /// not to be taken out of service, not even on a stop.
     #[serde(default, skip_serializing_if = "is_false")]
     pub shared: bool,
+    /// Whether a service manager has passed it, and keeps it: then it is kept for later generations
+    /// even if nobody claims it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub activated: bool,
+}
+
+impl Item {
+    /// What is known by its name alone.
+    pub fn new(name: Name) -> Self {
+        Self { name, address: None, shared: false, activated: false }
+    }
 }
 
 /// Absent is the same, and shorter.
@@ -278,6 +292,7 @@ impl Message for ToSuccessor {
         "stop",
         "ping",
         "confirmed",
+        "announced",
         "ack",
         "report",
         "rollback",
@@ -295,6 +310,7 @@ impl Message for ToSuccessor {
             Self::Stop { .. } => "stop",
             Self::Ping {} => "ping",
             Self::Confirmed {} => "confirmed",
+            Self::Announced {} => "announced",
             Self::Ack { .. } => "ack",
             Self::Report { .. } => "report",
             Self::Rollback { .. } => "rollback",

@@ -223,6 +223,15 @@ impl Predecessor {
         }
     }
 
+    /// Says that the service manager takes the successor for the main process of the service.
+    ///
+    /// Has no effect before the outcome is [`Outcome::Succeeded`](crate::Outcome::Succeeded).
+    pub fn announced(&mut self, now: Time) {
+        if self.phase == Phase::Served && self.connected {
+            self.send(&ToSuccessor::Announced {}, vec![], now);
+        }
+    }
+
     /// Says how this process is, after [`Event::Inquired`].
     pub fn report(&mut self, number: u32, report: Report, now: Time) {
         if self.phase == Phase::Served && self.connected {

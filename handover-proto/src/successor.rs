@@ -334,6 +334,9 @@ impl Successor {
                 Phase::Serving | Phase::RollingBack | Phase::Stopped | Phase::Replaced,
             ) => self.send_latest(&ToPredecessor::Pong {}),
             (ToSuccessor::Confirmed {}, Phase::Serving) if !self.confirmed => self.confirmed(),
+            (ToSuccessor::Announced {}, Phase::Serving) if self.confirmed => {
+                self.events.push_back(Event::Announced);
+            }
             // To somebody who had this end of the channel before.
             (ToSuccessor::Report { .. }, Phase::Serving) => {}
             (ToSuccessor::Rollback { reason }, Phase::Serving) if !self.confirmed => {
@@ -372,6 +375,7 @@ impl Successor {
                 | ToSuccessor::Stop { .. }
                 | ToSuccessor::Ping {}
                 | ToSuccessor::Confirmed {}
+                | ToSuccessor::Announced {}
                 | ToSuccessor::Ack { .. }
                 | ToSuccessor::Report { .. }
                 | ToSuccessor::Rollback { .. }
@@ -476,6 +480,7 @@ fn read(frame: &[u8], received: Received) -> Result<ToSuccessor, Violation> {
         | ToSuccessor::Stop { .. }
         | ToSuccessor::Ping {}
         | ToSuccessor::Confirmed {}
+        | ToSuccessor::Announced {}
         | ToSuccessor::Ack { .. }
         | ToSuccessor::Report { .. }
         | ToSuccessor::Rollback { .. }

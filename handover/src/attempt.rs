@@ -104,6 +104,8 @@ pub(crate) struct Attempt {
     marks: Marks,
     plan: Plan,
     clock: Clock,
+    /// The successor was started by this process.
+    is_own: bool,
 }
 
 /// Which states are written.
@@ -126,6 +128,10 @@ struct Marks {
 
 /// How long to leave the kernel alone that has too many descriptors of this user in flight.
 const QUOTA_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a service manager may take to reap a successor that has ended, before its status counts as
+/// unknown.
+const REAP_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Attempt {
     /// Starts the successor.
@@ -160,6 +166,7 @@ impl Attempt {
             executable: &executable.file,
             arguments: &image.arguments,
             environment: &image.environment,
+            pid_variables: &image.pid_variables,
             directory: &image.directory,
             inherit: Some(theirs.as_fd()),
             streams: [None, None, stderr.as_ref().map(AsFd::as_fd)],
@@ -179,7 +186,10 @@ impl Attempt {
             on_probation: false,
             timings: Timings { preflight, spawn: spawned - spawning, ..Timings::default() },
         };
-        Self::new(plan, generation, inventory, process, ours, relay, marks, poller, clock)
+        let mut attempt =
+            Self::new(plan, generation, inventory, process, ours, relay, marks, poller, clock)?;
+        attempt.is_own = true;
+        Ok(attempt)
     }
 
     /// Hands over to a process that somebody else has started, and that has the other end of the
@@ -257,6 +267,7 @@ impl Attempt {
             marks,
             plan,
             clock,
+            is_own: false,
         };
         attempt.register(poller).map_err(|source| {
             // Nobody would look after the process. What cannot be ended cannot be helped.
@@ -314,6 +325,27 @@ impl Attempt {
     /// The successor's process.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// What tells the successor's process from all others, if the kernel does.
+    pub(crate) fn process_id(&self) -> Option<u64> {
+        self.process.id()
+    }
+
+    /// Whether this process has started it, so that it is part of the same service for a manager.
+    pub(crate) fn is_own(&self) -> bool {
+        self.is_own
+    }
+
+    /// Whether whoever serves in this process's place is there.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.channel.is_some()
+    }
+
+    /// Says that the service manager knows the successor.
+    pub(crate) fn announced(&mut self, poller: &Poller) {
+        self.machine.announced(self.clock.time(Instant::now()));
+        while self.transmit(poller) {}
     }
 
     /// Calls the upgrade off.
@@ -739,6 +771,12 @@ impl Attempt {
             }
             _ => None,
         };
+        if self.exit == Some(None) {
+            // It is the child of our own parent, which reaps it. Only who serves all the time has the
+            // time to wait for that.
+            let patience = if phase < Phase::Commit { REAP_TIMEOUT } else { Duration::ZERO };
+            self.exit = Some(self.process.status_after_reaping(patience));
+        }
         let failure = Box::new(Failure {
             generation: self.generation,
             pid: Some(pid),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::config::{Check, Commands, Config};
+use crate::config::{Check, Commands, Config, IsAlive};
 use crate::control::Policy;
 use crate::engine::{Shared, Stage};
 use crate::error::{Error, ErrorKind, WhoServes};
@@ -17,6 +17,7 @@ use crate::program::{CHANNEL, Invalid, Origin, Overrides, Program, validate_argu
 use crate::sys::poll::wait_readable;
 use crate::sys::signals::{self, SignalSet, Signals, has_other_threads, unblock};
 use crate::sys::spawn::Parent;
+use crate::systemd::{Environment, Passed};
 use crate::verdict::{OnVerdict, Verdict};
 
 /// How long the check of an executable may take, unless set otherwise.
@@ -85,7 +86,7 @@ pub struct Builder {
     overrides: Overrides,
     check: Option<Vec<OsString>>,
     check_timeout: Duration,
-    parent: SuccessorParent,
+    parent: Option<SuccessorParent>,
     capture_stderr: bool,
     on_verdict: Option<OnVerdict>,
     hooks: Hooks,
@@ -98,6 +99,8 @@ pub struct Builder {
     control_group: Option<u32>,
     commands: Commands,
     take_over: Option<PathBuf>,
+    fd_store: bool,
+    watchdog: Option<IsAlive>,
 }
 
 /// The variable that names the control socket of a service to take over.
@@ -147,7 +150,7 @@ impl Default for Builder {
             overrides: Overrides::default(),
             check: None,
             check_timeout: DEFAULT_CHECK_TIMEOUT,
-            parent: SuccessorParent::default(),
+            parent: None,
             capture_stderr: true,
             on_verdict: None,
             hooks: Hooks::default(),
@@ -160,6 +163,8 @@ impl Default for Builder {
             control_group: None,
             commands: Commands::default(),
             take_over: None,
+            fd_store: false,
+            watchdog: None,
         }
     }
 }
@@ -275,9 +280,10 @@ impl Builder {
         self
     }
 
-    /// Whose child a successor is.
+    /// Whose child a successor is. Unless set, the supervisor's where systemd listens
+    /// (`NOTIFY_SOCKET`), and this process's elsewhere.
     pub fn successor_parent(mut self, parent: SuccessorParent) -> Self {
-        self.parent = parent;
+        self.parent = Some(parent);
         self
     }
 
@@ -415,6 +421,38 @@ impl Builder {
         self
     }
 
+    /// Keeps all sockets that this service binds, and the states that it
+    /// [saves](crate::Handle::save_state), in systemd's file descriptor store. Not unless called; does
+    /// nothing where there is no systemd.
+    ///
+    /// A process that systemd starts after a crash, after its watchdog has ended one, or by `systemctl
+    /// restart` finds them there: clients that connect meanwhile wait in the kernel's queue, and are
+    /// served. It knows by [`Handover::is_recovery`](crate::Handover::is_recovery). On a stop, what the
+    /// sockets have queued is left there.
+    ///
+    /// The unit has to say `FileDescriptorStoreMax=`, one for each socket and three for each
+    /// state
+    /// (systemd 254 or newer). If that is too few, [`Handover::ready`](crate::Handover::ready) fails. A
+    /// stop that is not part of a restart empties the store, unless the unit says
+    /// `FileDescriptorStorePreserve=yes`.
+    #[cfg(all(feature = "systemd-notify", feature = "systemd-sockets"))]
+    pub fn fd_store(mut self) -> Self {
+        self.fd_store = true;
+        self
+    }
+
+    /// Asked before each sign of life that systemd's watchdog gets (`WatchdogSec=`); there is none while
+    /// this says no, or hangs, and after that time systemd ends the service, and starts it again if
+    /// `Restart=` says so. Always yes unless set.
+    ///
+    /// It is called in the waiter, three times in `WatchdogSec=`, and should return at once. A waiter
+    /// that hangs gives no sign of life either: in Tokio, a runtime whose threads are all blocked.
+    #[cfg(feature = "systemd-notify")]
+    pub fn watchdog(mut self, is_alive: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.watchdog = Some(Box::new(is_alive));
+        self
+    }
+
     /// The version of the application, to be shown with its generation.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
@@ -448,6 +486,8 @@ impl Builder {
         let take_over = crate::sys::environment::take(TAKE_OVER);
         let take_over = take_over.map(PathBuf::from).or(self.take_over);
         let origin = if variable.is_some() { Origin::Predecessor } else { Origin::Unknown };
+        let manager = Environment::read(variable.is_some());
+        let passed = Passed::take();
         let program = Program::of_this_process(origin, &self.overrides)
             .map_err(io("the working directory"))?;
         if origin == Origin::Predecessor {
@@ -482,8 +522,13 @@ impl Builder {
                 blocked: blocked_in_check,
             }),
             parent: match self.parent {
-                SuccessorParent::Predecessor => Parent::Us,
-                SuccessorParent::Supervisor => Parent::Ours,
+                Some(SuccessorParent::Predecessor) => Parent::Us,
+                Some(SuccessorParent::Supervisor) => Parent::Ours,
+                // Of a process that is no child of its own systemd learns the end too late, and on a
+                // stop it does not wait for it. The first process of a PID namespace has no parent in
+                // it, and clone(2) would refuse.
+                None if manager.notify_socket.is_some() && std::process::id() != 1 => Parent::Ours,
+                None => Parent::Us,
             },
             capture_stderr: self.capture_stderr,
             blocked,
@@ -502,13 +547,17 @@ impl Builder {
             control: self.control,
             control_policy: Policy { group: self.control_group },
             commands: self.commands,
+            fd_store: self.fd_store,
+            watchdog: self.watchdog,
         };
         let shared = Arc::new(
-            Shared::new(config, signals, variable, take_over.as_deref()).map_err(|kind| {
-                let taken_over = matches!(kind, ErrorKind::TakeOver(_));
-                let who = if taken_over { WhoServes::Unchanged } else { WhoServes::Nobody };
-                Error::new(kind, who)
-            })?,
+            Shared::new(config, signals, variable, take_over.as_deref(), manager, passed).map_err(
+                |kind| {
+                    let taken_over = matches!(kind, ErrorKind::TakeOver(_));
+                    let who = if taken_over { WhoServes::Unchanged } else { WhoServes::Nobody };
+                    Error::new(kind, who)
+                },
+            )?,
         );
         started.shared = Some(Arc::clone(&shared));
         loop {

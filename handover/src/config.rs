@@ -18,6 +18,9 @@ use crate::verdict::OnVerdict;
 /// A command of the application's own.
 pub(crate) type Command = Arc<dyn Fn(&Value) -> Result<Value, String> + Send + Sync>;
 
+/// Says whether the application is well.
+pub(crate) type IsAlive = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// The commands of the application's own, by name.
 #[derive(Default)]
 pub(crate) struct Commands(pub(crate) BTreeMap<String, Command>);
@@ -50,6 +53,10 @@ pub(crate) struct Config {
     pub(crate) control: Option<PathBuf>,
     pub(crate) control_policy: Policy,
     pub(crate) commands: Commands,
+    /// Whether systemd's fd store is used.
+    pub(crate) fd_store: bool,
+    /// Whether systemd's watchdog is to be pinged.
+    pub(crate) watchdog: Option<IsAlive>,
     /// The version of the application.
     pub(crate) version: Option<String>,
 }

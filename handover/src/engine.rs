@@ -8,6 +8,7 @@ mod rollback;
 mod shared;
 mod status;
 mod stopping;
+mod supervised;
 mod upgrades;
 
 use std::collections::VecDeque;
@@ -34,6 +35,7 @@ use crate::request::Wanted;
 use crate::state::{Providers, State};
 use crate::sys::poll::{Poller, Wake};
 use crate::sys::signals::{Mode, Signals};
+use crate::systemd::{Store, Supervision};
 use crate::verdict::Verdict;
 
 use operator::Operators;
@@ -50,6 +52,9 @@ pub(crate) struct Engine {
     wake: Arc<Wake>,
     in_flight: Arc<InFlight>,
     signals: Signals,
+    pub(crate) supervision: Supervision,
+    /// What came from systemd's fd store has come from a generation that crashed, or was restarted.
+    pub(crate) is_recovery: bool,
     stage: Stage,
     /// When this process began to serve, or to drain.
     since: Instant,
@@ -111,6 +116,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    #[expect(clippy::too_many_arguments, reason = "all that an engine is made of")]
     fn new(
         config: &Arc<Config>,
         clock: Clock,
@@ -119,6 +125,7 @@ impl Engine {
         in_flight: &Arc<InFlight>,
         signals: Signals,
         link: Option<Link>,
+        supervision: Supervision,
     ) -> Self {
         let generation = link.as_ref().map_or(1, Link::generation);
         Self {
@@ -128,6 +135,8 @@ impl Engine {
             wake: Arc::clone(wake),
             in_flight: Arc::clone(in_flight),
             signals,
+            supervision,
+            is_recovery: false,
             stage: if link.is_some() { Stage::Adopting } else { Stage::Claiming },
             since: Instant::now(),
             generation,
@@ -227,6 +236,7 @@ impl Engine {
     }
 
     pub(crate) fn progress(&mut self, text: String, more: Option<Duration>) {
+        self.supervision.initialising(&text, more);
         if let Some(link) = &mut self.link {
             link.progress(text, more, &self.poller);
         }
@@ -257,8 +267,16 @@ impl Engine {
                 }
             }
         }
+        self.check_store()?;
         for name in self.registry.unclaimed() {
-            tracing::warn!(name, "inherited and not claimed: the predecessor will retire it");
+            if self.is_recovery {
+                tracing::warn!(name, "kept by systemd and not claimed: it is closed");
+            } else {
+                tracing::warn!(name, "inherited and not claimed: the predecessor will retire it");
+            }
+        }
+        for name in self.registry.unclaimed_activated() {
+            tracing::warn!(name, "passed by systemd and not claimed: nobody accepts from it");
         }
         let claimed = self.registry.settle();
         self.early_states.clear();
@@ -302,6 +320,7 @@ impl Engine {
         self.step_back();
         self.step_drain();
         self.flush_operators();
+        self.step_supervision();
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -311,6 +330,7 @@ impl Engine {
             self.attempt.as_ref().and_then(Attempt::deadline),
             self.resuming.as_ref().and_then(Resuming::deadline),
             self.operators.deadline(),
+            self.supervision.deadline(),
             self.drain_deadline.filter(|_| self.stage == Stage::Draining),
         ]
         .into_iter()
@@ -337,11 +357,12 @@ impl Engine {
     fn handle_link(&mut self, effect: link::Effect) {
         match effect {
             link::Effect::Inherited(item, fd) => self.inherit(item, fd),
-            link::Effect::State { state, late: false } => self.early_states.push(state),
+            link::Effect::State { state, late: false } => self.inherit_state(state),
             link::Effect::State { state, late: true } => self.late_states.push(state),
             link::Effect::Adopted => {
                 self.generation = self.link.as_ref().map_or(1, Link::generation);
                 self.last_generation = self.generation;
+                self.supervision.numbered(self.generation);
                 self.stage = Stage::Claiming;
             }
             link::Effect::Committed(by) => {
@@ -355,6 +376,7 @@ impl Engine {
                 self.serve();
             }
             link::Effect::Confirmed => self.confirmed(),
+            link::Effect::Announced => self.announced(),
             link::Effect::Upgrade => self.want_upgrade(),
             link::Effect::Stop(drain) => self.want_stop(drain),
             link::Effect::StopServing(reason) => self.begin_step_back(reason),
@@ -370,7 +392,15 @@ impl Engine {
     fn inherit(&mut self, item: handover_proto::Item, fd: std::os::fd::OwnedFd) {
         let Some(fd) = self.lines.inherit(&item, fd, &self.poller) else { return };
         let Some(fd) = Previous::inherit(&mut self.previous, &item, fd) else { return };
+        let Some(fd) = self.supervision.inherit(&item, fd) else { return };
+        self.supervision.stored_before(Store::names_of([&item], []));
         self.registry.inherit(item, fd);
+    }
+
+    fn inherit_state(&mut self, state: State) {
+        self.supervision.stored_before(Store::names_of([], [state.name_as()]));
+        self.early_states.retain(|older| older.name() != state.name());
+        self.early_states.push(state);
     }
 
     /// The predecessor cannot take back over: what is left of it is like what is left of others.
@@ -381,6 +411,7 @@ impl Engine {
         self.events.push(Event::Confirmed { generation });
         self.tell_confirmed(generation, WhoServes::ThisProcess);
         self.confirmed = true;
+        self.supervision.confirmed(Instant::now());
         self.operators.confirmed(generation);
         // What was asked for meanwhile can be done.
         self.wake.set();
@@ -422,6 +453,7 @@ impl Engine {
             match effect {
                 lines::Effect::Upgrade => self.want_upgrade(),
                 lines::Effect::Stop(drain) => self.want_stop(drain),
+                lines::Effect::Announced => self.announced(),
                 lines::Effect::Gone { generation } => {
                     tracing::info!(generation, "an older generation has ended");
                     self.events.push(Event::Gone { generation });
@@ -448,6 +480,7 @@ impl Engine {
             link.flush(&self.poller);
             link.restore_stderr();
         }
+        self.serve_supervised();
         let (generation, pid) = (self.generation, std::process::id());
         tracing::info!(generation, "serving");
         self.events.push(Event::Serving { generation, pid });

@@ -91,6 +91,18 @@ pub enum ErrorKind {
     },
     /// The service that was to be taken over does not hand over.
     TakeOver(TakeOverError),
+    /// systemd keeps fewer descriptors than there are to be kept (`Builder::fd_store`).
+    FdStoreTooSmall {
+        /// How many there are: one for each socket, three for each state.
+        needed: u64,
+        /// How many it keeps.
+        max: u64,
+    },
+    /// A name is too long, with its address, for systemd to keep the socket or state by it.
+    FdStoreName {
+        /// The name.
+        name: String,
+    },
     /// A signal that was asked for cannot be caught.
     Signal {
         /// What the kernel said.
@@ -180,6 +192,10 @@ impl fmt::Display for ErrorKind {
                 write!(f, "cannot have the control socket {}: {source}", path.display())
             }
             Self::TakeOver(error) => error.fmt(f),
+            Self::FdStoreTooSmall { needed, max } => write_too_small(*needed, *max, f),
+            Self::FdStoreName { name } => {
+                write!(f, "\"{name}\" is too long for the fd store: choose a shorter name")
+            }
             Self::Signal { .. } => write!(f, "cannot catch a signal: choose another"),
             Self::NulByte { what } => write!(f, "{what} has a NUL byte in it"),
             Self::VariableName { name } => write!(
@@ -206,10 +222,20 @@ impl std::error::Error for Error {
             | ErrorKind::PredecessorSilent
             | ErrorKind::Stopped
             | ErrorKind::AlreadyStarted
+            | ErrorKind::FdStoreTooSmall { .. }
+            | ErrorKind::FdStoreName { .. }
             | ErrorKind::NulByte { .. }
             | ErrorKind::VariableName { .. } => None,
         }
     }
+}
+
+fn write_too_small(needed: u64, max: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(
+        f,
+        "there are {needed} descriptors for the fd store, which takes {max}: write \
+         FileDescriptorStoreMax={needed} in the unit (systemd 254 or newer)"
+    )
 }
 
 /// Why a listener, socket or descriptor could not be had.
@@ -242,6 +268,16 @@ pub enum ClaimErrorKind {
     },
     /// The socket that was given is of another type, or does not listen.
     WrongSocket,
+    /// What systemd has passed by that name is of another type or has another address.
+    OtherSocketPassed {
+        /// What it has passed by that name.
+        passed: Vec<String>,
+    },
+    /// The socket was to come from systemd, which has passed none of that name.
+    NoSocketPassed {
+        /// The names of those that are left.
+        passed: Vec<String>,
+    },
     /// Something else has the address.
     AddressInUse {
         /// The address.
@@ -256,6 +292,13 @@ pub enum ClaimErrorKind {
     PathOccupied {
         /// The path.
         path: PathBuf,
+    },
+    /// systemd's fd store has no room for another socket (`Builder::fd_store`).
+    FdStoreTooSmall {
+        /// How many descriptors there would be.
+        needed: u64,
+        /// How many it keeps.
+        max: u64,
     },
     /// An upgrade is under way, and the successor would not know of a new listener.
     UpgradeUnderWay,
@@ -319,9 +362,12 @@ impl ClaimErrorKind {
             | Self::Address(_)
             | Self::WrongFamily { .. }
             | Self::WrongSocket
+            | Self::OtherSocketPassed { .. }
+            | Self::NoSocketPassed { .. }
             | Self::AddressInUse { .. }
             | Self::PathAlive { .. }
             | Self::PathOccupied { .. }
+            | Self::FdStoreTooSmall { .. }
             | Self::UpgradeUnderWay => None,
         }
     }
@@ -344,6 +390,23 @@ impl fmt::Display for ClaimErrorKind {
             Self::WrongSocket => {
                 write!(f, "the socket that was given is of another type, or does not listen")
             }
+            Self::OtherSocketPassed { passed } => write!(
+                f,
+                "systemd has passed another socket by that name ({}): have the .socket unit and the \
+                 program agree on type and address",
+                passed.join(", ")
+            ),
+            Self::NoSocketPassed { passed } if passed.is_empty() => write!(
+                f,
+                "systemd has passed no socket by that name, and no other: write \
+                 FileDescriptorName= in a .socket unit, and start the service by it"
+            ),
+            Self::NoSocketPassed { passed } => write!(
+                f,
+                "systemd has passed no socket by that name, but {}: set FileDescriptorName= in the \
+                 .socket unit, or claim another name",
+                passed.join(", ")
+            ),
             Self::AddressInUse { address } => write!(
                 f,
                 "{address} is in use by another socket: stop who has it, or choose another address"
@@ -358,6 +421,7 @@ impl fmt::Display for ClaimErrorKind {
                 "{} exists and is no socket: remove it, or choose another path",
                 path.display()
             ),
+            Self::FdStoreTooSmall { needed, max } => write_too_small(*needed, *max, f),
             Self::UpgradeUnderWay => {
                 write!(f, "an upgrade is under way: try again when its verdict is known")
             }

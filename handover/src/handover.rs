@@ -9,6 +9,8 @@ use handover_proto::Name;
 use crate::builder::{Builder, Started};
 use crate::engine::{Engine, Shared, Stage};
 use crate::error::{ClaimError, ClaimErrorKind, Error};
+#[cfg(feature = "systemd-sockets")]
+use crate::listener::FromSystemd;
 use crate::listener::{AddressError, Bind, Claim};
 use crate::registry::{Descriptor, RESERVED_PREFIX};
 use crate::running::Running;
@@ -45,7 +47,14 @@ impl Handover {
         self.shared.lock().is_successor
     }
 
-    /// Claims the socket of that name from the predecessor, or binds it.
+    /// Whether this process has found in systemd's fd store what one before it has left, which did not
+    /// hand over: it crashed, or was restarted ([`Builder::fd_store`]). Sockets are claimed and states
+    /// taken as in a successor; [`State::age`](crate::State::age) says how old they are.
+    pub fn is_recovery(&self) -> bool {
+        self.shared.lock().is_recovery
+    }
+
+    /// Claims the socket of that name from the predecessor, or from systemd, or binds it.
     ///
     /// The type that is wanted says what is bound: [`TcpListener`](crate::TcpListener),
     /// [`UdpSocket`](crate::UdpSocket), `handover::tokio::TcpListener` and so on. A socket that was
@@ -60,6 +69,32 @@ impl Handover {
     /// If the name is in use in this process, or the address is none or belongs to somebody else.
     pub fn listen<S: Claim>(&self, name: &str, bind: impl Into<Bind>) -> Result<S, ClaimError> {
         claim(&self.shared, Some(name), bind.into())
+    }
+
+    /// Claims all sockets of that name and type that systemd has passed, in the order of the unit's
+    /// lines: `FileDescriptorName=` is the same for all `ListenStream=` of a unit. Where it has passed
+    /// none, that is the one that [`listen`](Self::listen) binds. Those that are handed over are all
+    /// claimed likewise.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`](Self::listen).
+    #[cfg(feature = "systemd-sockets")]
+    pub fn listen_all<S: Claim>(
+        &self,
+        name: &str,
+        bind: impl Into<Bind>,
+    ) -> Result<Vec<S>, ClaimError> {
+        let bind = bind.into();
+        let is_passed = || self.shared.lock().registry.has_activated(name, S::KIND);
+        if bind.from == FromSystemd::Never || !is_passed() {
+            return Ok(vec![claim(&self.shared, Some(name), bind)?]);
+        }
+        let mut sockets = Vec::new();
+        while is_passed() {
+            sockets.push(claim(&self.shared, Some(name), Bind::passed_by_systemd())?);
+        }
+        Ok(sockets)
     }
 
     /// The same for a socket whose name is the address that is asked for: as text, with `udp:`,
@@ -94,7 +129,8 @@ impl Handover {
         self.shared.lock().registry.keep_for_later(name)
     }
 
-    /// Takes the state of that name which the predecessor wrote while this process started.
+    /// Takes the state of that name which the predecessor wrote while this process started, or which a
+    /// process before a crash has saved.
     pub fn state(&self, name: &str) -> Option<State> {
         take(&mut self.shared.lock().early_states, name)
     }
@@ -136,8 +172,9 @@ impl Handover {
         provide(&engine, &engine.late, name, version, Box::new(write))
     }
 
-    /// Says what initialisation does, and asks for more time if need be, counted from now. Costs
-    /// nothing in a process without a predecessor.
+    /// Says what initialisation does, and asks for more time if need be, counted from now: of the
+    /// predecessor, or in the first generation of systemd, whose `TimeoutStartSec=` it is then. Costs
+    /// nothing where there is neither.
     pub fn progress(&self, text: impl Into<String>, more: Option<Duration>) {
         self.shared.lock().progress(text.into(), more);
     }
@@ -200,17 +237,24 @@ pub(crate) fn claim<S: Claim>(
         (Some(name), _) => name.to_owned(),
         (None, Ok(address)) => S::KIND.default_name(address),
         (None, Err(AddressError::Unparsable { text })) => text.clone(),
-        (None, Err(AddressError::UnixPathTooLong { .. } | AddressError::NotBound)) => {
-            "?".to_owned()
-        }
+        (
+            None,
+            Err(
+                AddressError::UnixPathTooLong { .. }
+                | AddressError::NotBound
+                | AddressError::NoneGiven,
+            ),
+        ) => "?".to_owned(),
     };
     let fail = |kind| ClaimError::new(&shown, kind, who_serves);
     check_name(name.unwrap_or_default()).map_err(fail)?;
     if engine.upgrade_is_under_way() {
         return Err(fail(ClaimErrorKind::UpgradeUnderWay));
     }
+    engine.check_room_in_store().map_err(fail)?;
     let endpoint =
         engine.registry.claim(name, S::KIND, bind, stance, &shared.in_flight).map_err(fail)?;
+    engine.fill_store();
     drop(engine);
     S::from_endpoint(endpoint)
         .map_err(|source| fail(ClaimErrorKind::Io { doing: "to have the socket watched", source }))

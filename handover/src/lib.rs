@@ -25,8 +25,8 @@
 //! - It does not watch over the service. On [probation](Builder::probation) its predecessor takes back
 //!   over from a successor that crashes or hangs. After it, or without it after the commit, a crash is an
 //!   outage, unless there is a supervisor.
-//! - It is not integrated with systemd. Supervisors that insist on starting processes can have one
-//!   [take over](Builder::take_over).
+//! - It does not start the service: a supervisor does. systemd is spoken to; others that insist on
+//!   starting processes can have one [take over](Builder::take_over).
 //! - It runs on Linux, 5.4 or newer, so far.
 //! - Two generations that read one UDP socket would take each other's datagrams: only the one that
 //!   serves reads, and protocols with state of their own, such as QUIC, lose theirs at the commit
@@ -84,9 +84,21 @@
 //! [`on_commit`](Builder::on_commit) and [`on_rollback`](Builder::on_rollback): see the chapter
 //! `guide::probation`.
 //!
+//! # Under systemd
+//!
+//! In a unit of `Type=notify` or `Type=notify-reload`, with the default `NotifyAccess=main`, systemd is told
+//! who the main process is, when it is ready, what it is about (`systemctl status`), that an upgrade is
+//! a reload, and that a long start or stop is alive; the watchdog is pinged. Successors are children of systemd's
+//! own. [`Handover::listen`] finds the sockets of `.socket` units by their `FileDescriptorName=`
+//! ([`FromSystemd`]). With [`Builder::fd_store`] sockets, and states that are [saved](Handle::save_state),
+//! outlive a crash. Where systemd is not, nothing of this does anything. Which unit to write is told in
+//! `docs/operations.md`.
+//!
 //! # Features
 //!
 //! - `tokio` (default): listeners, datagram sockets and the waiter for Tokio, in `handover::tokio`.
+//! - `systemd` (default): `systemd-notify`, to tell systemd how the service is, and `systemd-sockets`, to
+//!   get listeners from it; each can be had alone.
 //! - `axum`: `axum::serve` on those listeners.
 //! - `serde`: states as JSON, [`StateWriter::json`](StateWriter) and [`State::json`](State).
 //!
@@ -124,6 +136,7 @@ mod running;
 mod state;
 mod stderr;
 mod sys;
+mod systemd;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 mod verdict;
@@ -142,14 +155,16 @@ pub use handover::Handover;
 pub use handover_proto::{InvalidName, Version, Versions, Violation};
 pub use hooks::{Commit, Confirm, Rollback};
 pub use listener::{
-    Address, AddressError, Bind, Claim, Connection, DEFAULT_BACKLOG, MAX_UNIX_PATH_BYTES,
-    SeqpacketStream, TcpListener, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacketListener,
+    Address, AddressError, Bind, Claim, Connection, DEFAULT_BACKLOG, FromSystemd,
+    MAX_UNIX_PATH_BYTES, SeqpacketStream, TcpListener, UdpSocket, UnixDatagram, UnixListener,
+    UnixSeqpacketListener,
 };
 pub use preflight::Unfit;
 pub use registry::Descriptor;
 pub use request::UpgradeOptions;
 pub use running::{Draining, Handle, Running, Until, Upgrade};
 pub use state::{InPlace, State, StateError, StateWriter};
+pub use systemd::Saved;
 pub use verdict::{CheckFailure, Failure, Phase, Reason, SpawnError, Success, Timings, Verdict};
 
 /// The README's code compiles.

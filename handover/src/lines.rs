@@ -26,6 +26,8 @@ pub(crate) enum Effect {
     Upgrade,
     /// A stop was asked of one before its successor had confirmed.
     Stop(Option<Duration>),
+    /// The service manager takes this process for the main one.
+    Announced,
     /// One has ended.
     Gone { generation: u64 },
 }
@@ -93,10 +95,7 @@ impl Lines {
     pub(crate) fn inventory(&self) -> impl Iterator<Item = (Item, Held)> {
         self.elders.iter().filter_map(|elder| {
             let name = Name::new(format!("{PREFIX}{}", elder.generation)).ok()?;
-            Some((
-                Item { name, address: None, shared: false },
-                Held::Line(Arc::clone(&elder.channel)),
-            ))
+            Some((Item::new(name), Held::Line(Arc::clone(&elder.channel))))
         })
     }
 
@@ -212,6 +211,7 @@ impl Elder {
             match event {
                 LineEvent::Upgrade => effects.push(Effect::Upgrade),
                 LineEvent::Stop { drain } => effects.push(Effect::Stop(drain)),
+                LineEvent::Announced => effects.push(Effect::Announced),
                 LineEvent::Report(report) => {
                     self.generation = report.generation;
                     self.report = report;

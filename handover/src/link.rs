@@ -21,10 +21,15 @@ use crate::sys::poll::{Interest, Poller};
 #[derive(Debug)]
 pub(crate) enum Effect {
     Inherited(Item, OwnedFd),
-    State { state: State, late: bool },
+    State {
+        state: State,
+        late: bool,
+    },
     Adopted,
     Committed(CommittedBy),
     Confirmed,
+    /// The service manager takes this process for the main one.
+    Announced,
     Upgrade,
     Stop(Option<Duration>),
     StopServing(String),
@@ -272,6 +277,7 @@ impl Link {
                 SuccessorEvent::Adopted => effects.push(Effect::Adopted),
                 SuccessorEvent::Committed(by) => effects.push(Effect::Committed(by)),
                 SuccessorEvent::Confirmed => effects.push(Effect::Confirmed),
+                SuccessorEvent::Announced => effects.push(Effect::Announced),
                 SuccessorEvent::Upgrade => effects.push(Effect::Upgrade),
                 SuccessorEvent::Stop { drain } => effects.push(Effect::Stop(drain)),
                 SuccessorEvent::Replaced => effects.push(Effect::Replaced),

@@ -128,6 +128,7 @@ impl Checking {
             executable: &executable.file,
             arguments: &image.arguments,
             environment: &image.environment,
+            pid_variables: &image.pid_variables,
             directory: &image.directory,
             inherit: None,
             streams: [Some(stdin.as_fd()), Some(writer.as_fd()), Some(writer.as_fd())],

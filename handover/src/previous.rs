@@ -56,7 +56,7 @@ impl Own {
     pub(crate) fn inventory(&self) -> impl Iterator<Item = (Item, Held)> {
         let item = |name: &str, fd: &Arc<OwnedFd>, address| {
             let name = Name::new(name).ok()?;
-            Some((Item { name, address, shared: false }, Held::Other(Arc::clone(fd))))
+            Some((Item { address, ..Item::new(name) }, Held::Other(Arc::clone(fd))))
         };
         [
             item(EXECUTABLE, &self.executable, Some(self.path.clone())),

@@ -13,6 +13,18 @@ use crate::sys::file::{Identity, is_executable};
 /// The variable by which a successor finds its channel: `NUMBER:TOKEN`.
 pub(crate) const CHANNEL: &str = "HANDOVER_CHANNEL";
 
+/// What a service manager tells one process, and no other: a successor gets its sockets from its
+/// predecessor (sd_listen_fds(3)).
+const FOR_THIS_PROCESS: [&str; 4] =
+    ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "LISTEN_PIDFDID"];
+
+/// What names the process that a service manager has started, and names its successor next
+/// (sd_watchdog_enabled(3), systemd.exec(5)).
+const NAMES_THIS_PROCESS: [&str; 2] = ["WATCHDOG_PID", "SYSTEMD_EXEC_PID"];
+
+/// What is a service's to use, and not that of a process which only looks at its configuration.
+const FOR_THE_SERVICE: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
 /// What is wanted different in a successor: by the application in all of them, or by who asks for an
 /// upgrade in that one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,6 +124,8 @@ pub(crate) struct Program {
 pub(crate) struct Image {
     pub(crate) arguments: Vec<CString>,
     pub(crate) environment: Vec<CString>,
+    /// What holds the process's own number.
+    pub(crate) pid_variables: Vec<CString>,
     pub(crate) directory: CString,
 }
 
@@ -167,14 +181,28 @@ impl Program {
     /// What a successor would be started with now, with the present environment.
     pub(crate) fn image(&self, channel: &str) -> Result<Image, Invalid> {
         let mut environment = self.environment();
+        let own = std::process::id().to_string();
+        let names_this = |name: &&str| {
+            let value = environment.get(OsStr::new(name));
+            value.is_some_and(|value| value == own.as_str())
+        };
+        let names: Vec<&str> = NAMES_THIS_PROCESS.into_iter().filter(names_this).collect();
+        for name in &names {
+            environment.remove(OsStr::new(name));
+        }
         environment.insert(CHANNEL.into(), channel.into());
-        self.image_of(&self.arguments, environment)
+        let mut image = self.image_of(&self.arguments, environment)?;
+        let c_names = names.into_iter().map(|name| c_string(name.into(), name));
+        image.pid_variables = c_names.collect::<Result<_, _>>()?;
+        Ok(image)
     }
 
     /// The same for a check, which has other arguments and no channel.
     pub(crate) fn check_image(&self, arguments: &[OsString]) -> Result<Image, Invalid> {
         let mut environment = self.environment();
-        environment.remove(OsStr::new(CHANNEL));
+        for name in FOR_THE_SERVICE.into_iter().chain([CHANNEL]) {
+            environment.remove(OsStr::new(name));
+        }
         let arguments: Vec<OsString> =
             self.arguments.iter().take(1).chain(arguments).cloned().collect();
         self.image_of(&arguments, environment)
@@ -182,6 +210,9 @@ impl Program {
 
     fn environment(&self) -> BTreeMap<OsString, OsString> {
         let mut environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        for name in FOR_THIS_PROCESS {
+            environment.remove(OsStr::new(name));
+        }
         for (name, value) in &self.environment {
             match value {
                 Some(value) => environment.insert(name.clone(), value.clone()),
@@ -210,7 +241,7 @@ impl Program {
             .map(|argument| c_string(argument.clone(), "an argument"))
             .collect::<Result<_, _>>()?;
         let directory = c_string(self.directory.clone().into(), "the working directory")?;
-        Ok(Image { arguments, environment, directory })
+        Ok(Image { arguments, environment, pid_variables: Vec::new(), directory })
     }
 
     /// Gives this process the name that it would have if it had been started by its path (comm in
@@ -347,14 +378,16 @@ mod tests {
     #[test]
     fn a_check_has_its_own_arguments_and_no_channel() {
         let overrides = Overrides {
-            environment: BTreeMap::from([(CHANNEL.into(), Some("3:token".into()))]),
+            environment: [CHANNEL, "NOTIFY_SOCKET", "WATCHDOG_USEC"]
+                .map(|name| (name.into(), Some("3:token".into())))
+                .into(),
             ..Overrides::default()
         };
         let image = program().with(&overrides).check_image(&["--check".into()]).unwrap();
         assert_eq!(texts(&image.arguments), ["current/service", "--check"]);
         let environment = texts(&image.environment);
         assert!(environment.contains(&"A=1"));
-        assert!(!environment.iter().any(|variable| variable.starts_with(CHANNEL)));
+        assert!(!environment.iter().any(|variable| variable.ends_with("3:token")));
     }
 
     #[test]

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
-use handover_proto::{Item, Name};
+use handover_proto::{InvalidName, Item, Name};
 
 use crate::drain::InFlight;
 use crate::error::ClaimErrorKind;
 use crate::gate::Stance;
-use crate::listener::{Address, Bind, Bound, Endpoint, Kind, bind, has_address};
+use crate::listener::{
+    Address, AddressError, Bind, Bound, Endpoint, FromSystemd, Kind, address_of, bind, has_address,
+    serves_address,
+};
 use crate::sys;
 use crate::sys::channel::Channel;
 
@@ -48,8 +51,19 @@ struct Inherited {
     address: Option<String>,
     /// Somebody outside the service may have it as well.
     shared: bool,
+    /// A service manager has passed it to this generation or an older one, and has it as well.
+    activated: bool,
     /// Declared for a claim after `ready()`.
     later: bool,
+}
+
+/// What is claimed.
+struct Wanted<'a> {
+    name: &'a Name,
+    kind: Kind,
+    /// Any, if none.
+    address: Option<&'a Address>,
+    from: FromSystemd,
 }
 
 /// Something to be handed over.
@@ -73,13 +87,42 @@ impl AsFd for Held {
 
 impl Registry {
     pub(crate) fn inherit(&mut self, item: Item, fd: OwnedFd) {
-        let Item { name, address, shared } = item;
-        self.inherited.insert(name, Inherited { fd: Arc::new(fd), address, shared, later: false });
+        let Item { name, address, shared, activated } = item;
+        let (fd, later) = (Arc::new(fd), false);
+        self.inherited.insert(name, Inherited { fd, address, shared, activated, later });
     }
 
-    /// Names of what was inherited and nobody has claimed.
+    /// Takes what a service manager has passed under that name, which need not be the only one.
+    pub(crate) fn inherit_activated(
+        &mut self,
+        name: &Name,
+        fd: OwnedFd,
+    ) -> Result<(), InvalidName> {
+        let mut number = 1;
+        let mut own_name = name.clone();
+        while self.inherited.contains_key(&own_name) {
+            number += 1;
+            own_name = numbered(name, number)?;
+        }
+        let address = address_of(fd.as_fd()).map(|address| address.to_string());
+        let item = Item { address, shared: true, activated: true, name: own_name };
+        self.inherit(item, fd);
+        Ok(())
+    }
+
+    /// What a service manager has passed and nobody has claimed so far.
+    pub(crate) fn unclaimed_activated(&self) -> Vec<String> {
+        self.inherited
+            .iter()
+            .filter(|(_, i)| i.activated)
+            .map(|(name, _)| name.to_string())
+            .collect()
+    }
+
+    /// Names of what was inherited from a predecessor and nobody has claimed.
     pub(crate) fn unclaimed(&self) -> Vec<String> {
-        self.inherited.iter().filter(|(_, i)| !i.later).map(|(name, _)| name.to_string()).collect()
+        let lost = self.inherited.iter().filter(|(_, i)| !i.later && !i.activated);
+        lost.map(|(name, _)| name.to_string()).collect()
     }
 
     /// Keeps what is inherited under this name for a claim after `ready()`. Returns whether there
@@ -98,27 +141,62 @@ impl Registry {
         stance: Stance,
         in_flight: &Arc<InFlight>,
     ) -> Result<Arc<Endpoint>, ClaimErrorKind> {
-        let address = how.address.clone().map_err(ClaimErrorKind::Address)?;
-        kind.check(&address)?;
-        let name = name.map_or_else(|| kind.default_name(&address), str::to_owned);
-        let name = Name::new(name).map_err(ClaimErrorKind::Name)?;
-        self.check_free(&name)?;
-        let bound = match self.take_inherited(&name, kind, &address) {
-            Some(bound) => bound,
-            None => {
-                let inherited: Vec<_> = self.inherited.values().map(|i| i.fd.as_fd()).collect();
-                bind(kind, &address, how, &inherited, stance)?
-            }
+        let address = match &how.address {
+            Ok(address) => Some(address.clone()),
+            // Whatever the service manager has by that name.
+            Err(AddressError::NoneGiven) if name.is_some() && how.from == FromSystemd::Only => None,
+            Err(error) => return Err(ClaimErrorKind::Address(error.clone())),
         };
+        if let Some(address) = &address {
+            kind.check(address)?;
+        }
+        let name = match (name, &address) {
+            (Some(name), _) => name.to_owned(),
+            (None, Some(address)) => kind.default_name(address),
+            (None, None) => return Err(ClaimErrorKind::Address(AddressError::NoneGiven)),
+        };
+        let name = Name::new(name).map_err(ClaimErrorKind::Name)?;
+        let from = how.from;
+        let wanted = Wanted { name: &name, kind, address: address.as_ref(), from };
+        let found = self.find(&wanted)?;
+        let own_name = match &found {
+            Some(found) if rank(found, &name).is_some() && self.is_free(found) => found.clone(),
+            Some(_) | None => self.vacant(&name, kind)?,
+        };
+        let bound = match (found.and_then(|found| self.take_inherited(found)), &address) {
+            (Some(bound), _) => bound,
+            (None, Some(address)) => {
+                // What a service manager has is not retired, and so does not make room.
+                let inherited = self.inherited.values().filter(|inherited| !inherited.activated);
+                let inherited: Vec<_> = inherited.map(|inherited| inherited.fd.as_fd()).collect();
+                bind(kind, address, how, &inherited, stance)?
+            }
+            (None, None) => return Err(ClaimErrorKind::Address(AddressError::NoneGiven)),
+        };
+        if bound.activated {
+            // Both have the flag from here; the manager never reads from it.
+            sys::socket::set_nonblocking(bound.fd.as_fd())
+                .map_err(|source| ClaimErrorKind::Io { doing: "O_NONBLOCK", source })?;
+        }
         if self.settled {
             // Of this name, but with another address: it was kept for a claim that now comes to
             // something else, and a name can be handed over once only.
-            self.inherited.remove(&name);
+            self.inherited.remove(&own_name);
         }
-        let (asked, in_flight) = (address.to_string(), Arc::clone(in_flight));
-        let endpoint = Arc::new(Endpoint::new(name.clone(), asked, bound, stance, in_flight));
-        self.endpoints.insert(name, Arc::downgrade(&endpoint));
+        let asked = address.or_else(|| address_of(bound.fd.as_fd()));
+        let asked = asked.map_or_else(String::new, |address| address.to_string());
+        let in_flight = Arc::clone(in_flight);
+        let endpoint = Arc::new(Endpoint::new(own_name.clone(), asked, bound, stance, in_flight));
+        self.endpoints.insert(own_name, Arc::downgrade(&endpoint));
         Ok(endpoint)
+    }
+
+    /// Whether a service manager has passed another socket of that name and kind.
+    #[cfg(feature = "systemd-sockets")]
+    pub(crate) fn has_activated(&self, name: &str, kind: Kind) -> bool {
+        let Ok(name) = Name::new(name) else { return false };
+        let (address, from) = (None, FromSystemd::Only);
+        self.find(&Wanted { name: &name, kind, address, from }).is_ok_and(|found| found.is_some())
     }
 
     /// Claims another descriptor, if it was inherited.
@@ -127,7 +205,9 @@ impl Registry {
         name: &str,
     ) -> Result<Option<Descriptor>, ClaimErrorKind> {
         let name = Name::new(name).map_err(ClaimErrorKind::Name)?;
-        self.check_free(&name)?;
+        if !self.is_free(&name) {
+            return Err(ClaimErrorKind::NameTaken);
+        }
         let Some(inherited) = self.inherited.remove(&name) else { return Ok(None) };
         self.taken_over.push(name.clone());
         self.descriptors.insert(name, Arc::downgrade(&inherited.fd));
@@ -141,7 +221,9 @@ impl Registry {
         fd: OwnedFd,
     ) -> Result<Descriptor, ClaimErrorKind> {
         let name = Name::new(name).map_err(ClaimErrorKind::Name)?;
-        self.check_free(&name)?;
+        if !self.is_free(&name) {
+            return Err(ClaimErrorKind::NameTaken);
+        }
         let fd = Arc::new(fd);
         self.descriptors.insert(name, Arc::downgrade(&fd));
         Ok(Descriptor(fd))
@@ -154,7 +236,8 @@ impl Registry {
         let endpoints = &self.endpoints;
         self.inherited.retain(|name, inherited| {
             // A name that is in use by now has moved to another address.
-            let kept = inherited.later && !endpoints.contains_key(name);
+            let kept = inherited.later || inherited.activated;
+            let kept = kept && !endpoints.contains_key(name);
             if kept {
                 claimed.push(name.clone());
             }
@@ -172,18 +255,18 @@ impl Registry {
                 name: endpoint.name.clone(),
                 address: Some(endpoint.asked.clone()),
                 shared: endpoint.shared,
+                activated: endpoint.activated,
             };
             (item, Held::Endpoint(endpoint))
         });
-        let descriptors = self.descriptors.iter().filter_map(|(name, fd)| {
-            Some((
-                Item { name: name.clone(), address: None, shared: false },
-                Held::Other(fd.upgrade()?),
-            ))
-        });
+        let descriptors = self
+            .descriptors
+            .iter()
+            .filter_map(|(name, fd)| Some((Item::new(name.clone()), Held::Other(fd.upgrade()?))));
         let later = self.inherited.iter().map(|(name, inherited)| {
-            let (address, shared) = (inherited.address.clone(), inherited.shared);
-            let item = Item { name: name.clone(), address, shared };
+            let Inherited { shared, activated, .. } = *inherited;
+            let address = inherited.address.clone();
+            let item = Item { name: name.clone(), address, shared, activated };
             (item, Held::Other(Arc::clone(&inherited.fd)))
         });
         endpoints.chain(descriptors).chain(later).collect()
@@ -199,36 +282,107 @@ impl Registry {
         self.inherited.clear();
     }
 
-    fn check_free(&self, name: &Name) -> Result<(), ClaimErrorKind> {
-        let endpoint = self.endpoints.get(name).is_some_and(|e| e.strong_count() > 0);
-        let descriptor = self.descriptors.get(name).is_some_and(|d| d.strong_count() > 0);
-        if endpoint || descriptor { Err(ClaimErrorKind::NameTaken) } else { Ok(()) }
-    }
-
-    /// Finds the inherited socket of that name, if it still has the address that is asked for;
-    /// else one of another name that has it. A name that moved is bound anew by the caller.
-    fn take_inherited(&mut self, name: &Name, kind: Kind, address: &Address) -> Option<Bound> {
+    /// Finds what is inherited and wanted: of that name, else of another name and with the very
+    /// address. What moved to another address is bound anew by the caller.
+    fn find(&self, wanted: &Wanted<'_>) -> Result<Option<Name>, ClaimErrorKind> {
+        let Wanted { name, kind, address, from } = *wanted;
+        let asked = address.map(ToString::to_string);
+        let is_allowed = |inherited: &Inherited| match from {
+            FromSystemd::IfThere => true,
+            FromSystemd::Only => inherited.activated,
+            FromSystemd::Never => !inherited.activated,
+        };
         let fits = |inherited: &Inherited| {
             sys::socket::facts(inherited.fd.as_fd()).is_ok_and(|facts| kind.fits(facts))
         };
-        let asked = address.to_string();
-        let same_name = self.inherited.get(name).filter(|inherited| {
-            let same = inherited.address.as_ref() == Some(&asked);
-            fits(inherited) && (same || has_address(inherited.fd.as_fd(), address))
-        });
-        let found = match same_name {
-            Some(_) => name.clone(),
-            None => self
-                .inherited
-                .iter()
-                .find(|(_, i)| fits(i) && has_address(i.fd.as_fd(), address))
-                .map(|(other, _)| other.clone())?,
+        let is_at = |inherited: &Inherited| {
+            address.is_none_or(|address| {
+                let fd = inherited.fd.as_fd();
+                has_address(fd, address) || (inherited.activated && serves_address(fd, address))
+            })
         };
+        let allowed = || self.inherited.iter().filter(|(_, inherited)| is_allowed(inherited));
+        let same_name = || allowed().filter_map(|(n, i)| Some((rank(n, name)?, n, i)));
+        let found = same_name()
+            .filter(|(_, _, i)| fits(i) && ((asked.is_some() && i.address == asked) || is_at(i)))
+            .min_by_key(|(rank, _, _)| *rank);
+        if let Some((_, found, _)) = found {
+            return Ok(Some(found.clone()));
+        }
+        // The unit and the program want different things: neither is to be guessed at.
+        let others: Vec<_> = same_name().filter(|(_, _, i)| i.activated).collect();
+        if !others.is_empty() {
+            let passed =
+                others.iter().map(|(_, _, inherited)| show(inherited.fd.as_fd())).collect();
+            return Err(ClaimErrorKind::OtherSocketPassed { passed });
+        }
+        if address.is_some()
+            && let Some((found, _)) = allowed().find(|(_, i)| fits(i) && is_at(i))
+        {
+            return Ok(Some(found.clone()));
+        }
+        match from {
+            FromSystemd::Only => {
+                Err(ClaimErrorKind::NoSocketPassed { passed: self.unclaimed_activated() })
+            }
+            FromSystemd::IfThere | FromSystemd::Never => Ok(None),
+        }
+    }
+
+    fn take_inherited(&mut self, found: Name) -> Option<Bound> {
         let inherited = self.inherited.remove(&found)?;
         self.taken_over.push(found);
+        let Inherited { fd, shared, activated, .. } = inherited;
         // While it is in `inherited` there is no other owner, but for an upgrade under way, when
         // nothing can be claimed.
-        let fd = Arc::try_unwrap(inherited.fd).ok()?;
-        Some(Bound { fd, unheard: None, shared: inherited.shared, inherited: true })
+        let fd = Arc::try_unwrap(fd).ok()?;
+        Some(Bound { fd, unheard: None, shared, activated, inherited: true })
+    }
+
+    /// Nothing that is in use has the name.
+    fn is_free(&self, name: &Name) -> bool {
+        let endpoint = self.endpoints.get(name).is_some_and(|e| e.strong_count() > 0);
+        let descriptor = self.descriptors.get(name).is_some_and(|d| d.strong_count() > 0);
+        !endpoint && !descriptor
+    }
+
+    /// The name that a socket of that name and kind gets when it is bound: sockets of different kinds
+    /// may be called the same, and are handed over under names of their own.
+    fn vacant(&self, name: &Name, kind: Kind) -> Result<Name, ClaimErrorKind> {
+        for number in 1.. {
+            let numbered = numbered(name, number).map_err(ClaimErrorKind::Name)?;
+            let holder = self.endpoints.get(&numbered).and_then(Weak::upgrade);
+            if holder.is_some_and(|holder| holder.kind() != Some(kind)) {
+                continue;
+            }
+            return if self.is_free(&numbered) {
+                Ok(numbered)
+            } else {
+                Err(ClaimErrorKind::NameTaken)
+            };
+        }
+        Err(ClaimErrorKind::NameTaken)
+    }
+}
+
+/// The name of the socket of that number among those that are called the same.
+fn numbered(name: &Name, number: u32) -> Result<Name, InvalidName> {
+    if number == 1 { Ok(name.clone()) } else { Name::new(format!("{name}#{number}")) }
+}
+
+/// Which one it is among those that are called the same, if it is one of them.
+fn rank(name: &Name, called: &Name) -> Option<u32> {
+    match name.as_str().strip_prefix(called.as_str())? {
+        "" => Some(1),
+        number => number.strip_prefix('#')?.parse().ok(),
+    }
+}
+
+/// What a socket is, for people.
+fn show(fd: BorrowedFd<'_>) -> String {
+    let kind = sys::socket::facts(fd).ok().and_then(Kind::of).map_or("other", Kind::label);
+    match address_of(fd) {
+        Some(address) => format!("{kind} {address}"),
+        None => kind.to_owned(),
     }
 }

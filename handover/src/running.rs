@@ -18,7 +18,11 @@ use crate::listener::{Bind, Claim};
 use crate::registry::Descriptor;
 use crate::request::UpgradeOptions;
 use crate::state::State;
+#[cfg(all(feature = "systemd-notify", feature = "systemd-sockets"))]
+use crate::state::StateError;
 use crate::sys::poll::wait_readable;
+#[cfg(all(feature = "systemd-notify", feature = "systemd-sockets"))]
+use crate::systemd::Saved;
 use crate::verdict::Verdict;
 use crate::watch::Seat;
 
@@ -124,6 +128,27 @@ impl Handle {
     /// it died before.
     pub fn late_state(&self, name: &str) -> Option<State> {
         take(&mut self.shared.lock().late_states, name)
+    }
+
+    /// Writes the state of that name, as [`Handover::provide_state`](crate::Handover::provide_state) does
+    /// for a successor, and keeps it in systemd's fd store in the place of the one before. A process that
+    /// is started after a crash gets it from [`Handover::state`](crate::Handover::state).
+    ///
+    /// To be called when the state has changed and its loss would hurt: what has changed since is lost in
+    /// a crash. The provider runs in this thread, so in Tokio this is for `spawn_blocking`. It must not
+    /// be called from a provider.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such provider, or it fails; what was saved before stays.
+    #[cfg(all(feature = "systemd-notify", feature = "systemd-sockets"))]
+    pub fn save_state(&self, name: &str) -> Result<Saved, StateError> {
+        let (provider, store, max_bytes) = self.shared.lock().to_save(name);
+        let provider = provider.ok_or_else(|| format!("no state is provided as \"{name}\""))?;
+        match store {
+            Some(store) => store.save(&provider, &self.shared.in_flight, max_bytes),
+            None => Ok(Saved::Nowhere),
+        }
     }
 
     /// Claims or binds a socket, as [`Handover::listen`](crate::Handover::listen) does; it accepts

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::ops::{Deref, DerefMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,7 @@ use handover_proto::Name;
 use crate::drain::InFlight;
 use crate::sys::memfd::{self, Mapping, MappingMut, Memfd};
 use crate::sys::poll::Wake;
+use crate::sys::time::since_boot;
 
 /// A state that the predecessor left.
 ///
@@ -22,17 +23,40 @@ pub struct State {
     name: Name,
     version: u32,
     bytes: Mapping,
+    /// How many of the bytes are the application's.
+    length: usize,
+    /// When it was saved, on the clock that begins with the boot of the system.
+    saved: Option<Duration>,
 }
 
 impl State {
     pub(crate) fn map(name: Name, version: u32, bytes: u64, fd: OwnedFd) -> io::Result<Self> {
-        use std::os::fd::AsFd;
-        Ok(Self { name, version, bytes: memfd::map_sealed(fd.as_fd(), bytes)? })
+        let bytes = memfd::map_sealed(fd.as_fd(), bytes)?;
+        Ok(Self { name, version, length: bytes.len(), bytes, saved: None })
+    }
+
+    /// Maps one that was saved before a crash.
+    pub(crate) fn recover(name: Name, fd: OwnedFd) -> io::Result<Self> {
+        let bytes = memfd::map_sealed(fd.as_fd(), memfd::length(fd.as_fd())?)?;
+        let (length, trailer) = Trailer::read(&bytes)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the state has no end"))?;
+        let Trailer { version, saved } = trailer;
+        Ok(Self { name, version, bytes, length, saved: Some(saved) })
+    }
+
+    /// How long ago it was saved, if it comes from systemd's fd store and not from a predecessor:
+    /// what has happened since is not in it.
+    pub fn age(&self) -> Option<Duration> {
+        self.saved.map(|saved| since_boot().saturating_sub(saved))
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
         self.name.as_str()
+    }
+
+    pub(crate) fn name_as(&self) -> &Name {
+        &self.name
     }
 
     /// The version of its format, as the predecessor gave it.
@@ -55,7 +79,7 @@ impl Deref for State {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[..self.length]
     }
 }
 
@@ -207,6 +231,40 @@ impl fmt::Debug for Provider {
 /// while one of them runs.
 pub(crate) type Providers = Arc<Mutex<Vec<Arc<Provider>>>>;
 
+/// What follows the bytes of a state that is saved: in one memfd with them, so that the two cannot be
+/// of different times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trailer {
+    /// The version of the format, as the application gives it.
+    version: u32,
+    /// When, on the clock that begins with the boot of the system.
+    saved: Duration,
+}
+
+impl Trailer {
+    const MAGIC: [u8; 8] = *b"handover";
+    const BYTES: usize = 8 + 4 + 8;
+
+    pub(crate) fn now(version: u32) -> Self {
+        Self { version, saved: since_boot() }
+    }
+
+    fn encode(self) -> Vec<u8> {
+        let saved = u64::try_from(self.saved.as_millis()).unwrap_or(u64::MAX);
+        [&self.version.to_le_bytes()[..], &saved.to_le_bytes(), &Self::MAGIC].concat()
+    }
+
+    /// The trailer, and how many bytes there are before it.
+    fn read(bytes: &[u8]) -> Option<(usize, Self)> {
+        let length = bytes.len().checked_sub(Self::BYTES)?;
+        let (version, rest) = bytes[length..].split_first_chunk()?;
+        let (saved, magic) = rest.split_first_chunk()?;
+        let saved = Duration::from_millis(u64::from_le_bytes(*saved));
+        let version = u32::from_le_bytes(*version);
+        (*magic == Self::MAGIC).then_some((length, Self { version, saved }))
+    }
+}
+
 /// A state that is ready to be sent.
 #[derive(Debug)]
 pub(crate) struct Sealed {
@@ -262,7 +320,7 @@ pub(crate) fn write_all(
             if still_wanted.strong_count() == 0 {
                 return;
             }
-            let written = match write_one(&provider, &in_flight, max_bytes) {
+            let written = match write_one(&provider, &in_flight, max_bytes, None) {
                 Ok(sealed) => Written::State(sealed),
                 Err(error) => Written::Failed { name: provider.name.clone(), error },
             };
@@ -282,10 +340,12 @@ fn report(results: &Sender<Written>, written: Written, wake: &Wake) -> bool {
     wanted
 }
 
-fn write_one(
+/// Runs one provider in this thread, and puts the trailer after what it has written.
+pub(crate) fn write_one(
     provider: &Provider,
     in_flight: &Arc<InFlight>,
     max_bytes: u64,
+    trailer: Option<Trailer>,
 ) -> Result<Sealed, StateError> {
     // Another thread has it still if an upgrade before this one was given up meanwhile.
     let mut write = provider.write.lock().unwrap_or_else(PoisonError::into_inner);
@@ -295,7 +355,11 @@ fn write_one(
     // A panic of the application's code fails the upgrade and not the service.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| write(&mut writer)))
         .map_err(|_| "the application's code panicked")??;
-    let sink = writer.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let mut sink = writer.out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    if let Some(trailer) = trailer {
+        sink.max_bytes = u64::MAX;
+        sink.write_all(&trailer.encode())?;
+    }
     let bytes = sink.position;
     let fd = sink.memfd.seal().map_err(|error| match error.kind() {
         io::ErrorKind::ResourceBusy => {

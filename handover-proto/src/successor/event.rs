@@ -116,6 +116,8 @@ pub enum Event {
     /// serves, and call it off after all, which a line does not know: let the first inquiry, or the
     /// next generation, be the time for one.
     Confirmed,
+    /// Know: the service manager takes this process for the main one of the service.
+    Announced,
     /// Do: an upgrade was asked of the draining predecessor.
     Upgrade,
     /// Do: stop the service. It was asked of the predecessor when that did not serve any more.

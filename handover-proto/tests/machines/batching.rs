@@ -51,7 +51,7 @@ fn the_longest_names_fit_their_frames() {
 fn addresses_that_json_escapes_fit_their_frames() {
     // An abstract Unix address begins with a zero byte and may have more of them.
     for address in ["\0".repeat(108), "\u{1}".repeat(250), "\\".repeat(5000), "/".repeat(16_000)] {
-        let item = Item { name: name("unix"), address: Some(address), shared: false };
+        let item = Item { address: Some(address), ..Item::new(name("unix")) };
         let items = vec![item; 300];
 
         assert_eq!(transfer(items.clone()).concat(), items);
@@ -60,7 +60,7 @@ fn addresses_that_json_escapes_fit_their_frames() {
 
 #[test]
 fn an_address_that_fits_no_frame_calls_the_handover_off() {
-    let long = Item { name: name("x"), address: Some("/".repeat(MAX_FRAME_BYTES)), shared: false };
+    let long = Item { address: Some("/".repeat(MAX_FRAME_BYTES)), ..Item::new(name("x")) };
     let inventory = Inventory { items: vec![long], states: 0, stderr: false };
     let mut machine = Predecessor::new(predecessor_config(None), inventory, Time::ZERO);
 

@@ -32,6 +32,28 @@ fn what_is_asked_of_a_process_that_drains_comes_through_the_line() {
 }
 
 #[test]
+fn what_was_announced_to_the_service_manager_is_told_through_the_line() {
+    let (mut old, mut line) = (predecessor_in(Phase::Served), Line::new());
+
+    old.announced(Time::ZERO);
+    carry_to_line(&mut old, &mut line);
+
+    assert_eq!(events(&mut line), [LineEvent::Announced]);
+}
+
+#[test]
+fn nothing_is_announced_before_the_handover_is_done() {
+    for phase in PREDECESSOR_PHASES.into_iter().filter(|phase| *phase != Phase::Served) {
+        let mut machine = predecessor_in(phase);
+        let before = machine.clone();
+
+        machine.announced(Time::ZERO);
+
+        assert_eq!(machine, before, "{phase:?}");
+    }
+}
+
+#[test]
 fn a_stop_goes_through_the_line() {
     let (mut old, mut line) = (predecessor_in(Phase::Served), Line::new());
 

@@ -18,7 +18,7 @@ pub(crate) fn name(text: &str) -> Name {
 }
 
 pub(crate) fn item(text: &str) -> Item {
-    Item { name: name(text), address: None, shared: false }
+    Item::new(name(text))
 }
 
 /// One listener, one early state, probation.
@@ -243,6 +243,7 @@ pub(crate) fn descriptors_of(message: &ToSuccessor) -> usize {
         | ToSuccessor::Stop { .. }
         | ToSuccessor::Ping {}
         | ToSuccessor::Confirmed {}
+        | ToSuccessor::Announced {}
         | ToSuccessor::Ack { .. }
         | ToSuccessor::Report { .. }
         | ToSuccessor::Rollback { .. }

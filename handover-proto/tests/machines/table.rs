@@ -43,7 +43,7 @@ const PREDECESSOR: [(&str, [Fate; 8]); 15] = [
 
 /// The stages are in the order of [`STAGES`].
 #[rustfmt::skip]
-const SUCCESSOR: [(&str, [Fate; 10]); 14] = [
+const SUCCESSOR: [(&str, [Fate; 10]); 15] = [
     //             Hello    Transfer Initialise Ready Serving   Confirmed RollingBack Stopped Replaced  Failed
     ("welcome",     [Taken,   Refused, Refused, Refused, Reported, Reported, Reported, Reported, Reported, Ignored]),
     ("descriptors", [Refused, Taken,   Refused, Refused, Reported, Reported, Reported, Reported, Reported, Ignored]),
@@ -54,6 +54,7 @@ const SUCCESSOR: [(&str, [Fate; 10]); 14] = [
     ("stop",        [Refused, Refused, Refused, Refused, Taken,    Taken,    Reported, Reported, Reported, Ignored]),
     ("ping",        [Refused, Refused, Refused, Refused, Taken,    Taken,    Taken,    Taken,    Taken,    Ignored]),
     ("confirmed",   [Refused, Refused, Refused, Refused, Taken,    Reported, Reported, Reported, Reported, Ignored]),
+    ("announced",   [Refused, Refused, Refused, Refused, Reported, Taken,    Reported, Reported, Reported, Ignored]),
     ("report",      [Refused, Refused, Refused, Refused, Ignored,  Ignored,  Reported, Reported, Reported, Ignored]),
     ("rollback",    [Refused, Refused, Refused, Refused, Taken,    Reported, Reported, Reported, Reported, Ignored]),
     ("ack",         [Refused, Refused, Refused, Refused, Reported, Reported, Reported, Reported, Reported, Ignored]),
@@ -208,6 +209,7 @@ fn to_successor(message: &str) -> ToSuccessor {
         "stop" => ToSuccessor::Stop { drain_ms: Some(1) },
         "ping" => ToSuccessor::Ping {},
         "confirmed" => ToSuccessor::Confirmed {},
+        "announced" => ToSuccessor::Announced {},
         "report" => ToSuccessor::Report { number: 1, report: Report::default() },
         "ack" => ToSuccessor::Ack { frame: 1 },
         "resumed" => ToSuccessor::Resumed {},

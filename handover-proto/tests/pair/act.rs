@@ -185,6 +185,7 @@ impl Pair {
                 | SuccessorEvent::TakeStderr
                 | SuccessorEvent::TakeDescriptors { .. }
                 | SuccessorEvent::TakeState { .. }
+                | SuccessorEvent::Announced
                 | SuccessorEvent::Upgrade
                 | SuccessorEvent::Ignored(_)
                 | SuccessorEvent::PredecessorGone => {}

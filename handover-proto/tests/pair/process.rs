@@ -112,7 +112,7 @@ pub(crate) struct New {
 
 impl Old {
     pub(crate) fn started(script: &Script) -> Self {
-        let item = |n| Item { name: name(&format!("listener-{n}")), address: None, shared: false };
+        let item = |n| Item::new(name(&format!("listener-{n}")));
         let inventory = Inventory {
             items: (0..script.items).map(item).collect(),
             states: script.early_states,

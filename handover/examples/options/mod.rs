@@ -1,4 +1,4 @@
-//! What all examples understand: `[ADDRESS] [--control PATH] [--probation SECONDS]`.
+//! What all examples understand: `[ADDRESS] [--control PATH] [--probation SECONDS] [--fd-store]`.
 
 use std::time::Duration;
 
@@ -7,7 +7,9 @@ use handover::{Builder, Handover};
 /// Reads the command line: the address to listen at, and how to be upgraded.
 pub(crate) fn read(default_address: &str) -> (String, Builder) {
     read_from(std::env::args().skip(1), default_address).unwrap_or_else(|problem| {
-        eprintln!("{problem}\nusage: [ADDRESS] [--control PATH] [--probation SECONDS]");
+        eprintln!(
+            "{problem}\nusage: [ADDRESS] [--control PATH] [--probation SECONDS] [--fd-store]"
+        );
         std::process::exit(2);
     })
 }
@@ -26,6 +28,9 @@ fn read_from(
                 let probation = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
                 builder = builder.probation(probation.ok_or("--probation wants seconds")?);
             }
+            // Under systemd, with FileDescriptorStoreMax= in the unit: the listeners outlive a crash.
+            #[cfg(feature = "systemd")]
+            "--fd-store" => builder = builder.fd_store(),
             option if option.starts_with('-') => return Err(format!("there is no {option}")),
             _ => address = argument,
         }

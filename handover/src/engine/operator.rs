@@ -222,6 +222,7 @@ impl Engine {
             if let Some(server) = &mut self.operators.server {
                 server.publish(&TimedEvent { at_ms: unix_time(), event: event.clone() });
             }
+            self.supervision.follow(&event);
             self.told.push(event);
         }
     }

@@ -186,6 +186,7 @@ impl Engine {
     /// goes on to stop.
     pub(super) fn predecessor_gone(&mut self) {
         tracing::info!("the predecessor is gone");
+        self.announced();
         if self.stepping_back.take().is_some() && self.stage == Stage::Draining {
             for endpoint in self.registry.endpoints().iter().filter(|e| e.inherited) {
                 endpoint.gate().turn(Stance::Retiring);

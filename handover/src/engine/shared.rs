@@ -18,6 +18,7 @@ use crate::link::Link;
 use crate::request::UpgradeOptions;
 use crate::sys::poll::{Interest, Poller, Wake};
 use crate::sys::signals::Signals;
+use crate::systemd::{Environment, Passed, Supervision};
 use crate::verdict::Verdict;
 use crate::watch::Watch;
 
@@ -38,6 +39,8 @@ impl Shared {
         signals: Signals,
         variable: Option<OsString>,
         predecessor: Option<&Path>,
+        manager: Environment,
+        passed: Passed,
     ) -> Result<Self, ErrorKind> {
         let io = |source| ErrorKind::Io { doing: "epoll or eventfd", source };
         let config = Arc::new(config);
@@ -49,6 +52,8 @@ impl Shared {
         poller.add(&*wake, Interest::Read).map_err(io)?;
         let started = variable.map(|variable| Link::adopt(&variable, &poller, clock));
         let started = started.transpose().map_err(io)?.flatten();
+        // One that takes over is the main process of a unit of its own.
+        let is_successor = started.is_some();
         let link = match (started, predecessor) {
             (None, Some(path)) => match take_over(path).map_err(ErrorKind::TakeOver)? {
                 Some(takeover) => Some(Link::take_over(takeover, &poller, clock).map_err(io)?),
@@ -59,7 +64,12 @@ impl Shared {
             },
             (started, _) => started,
         };
-        let engine = Engine::new(&config, clock, &poller, &wake, &in_flight, signals, link);
+        let generation = link.as_ref().map_or(1, Link::generation);
+        let uses_store = config.fd_store;
+        let supervision = Supervision::new(manager, is_successor, uses_store, generation, &wake);
+        let mut engine =
+            Engine::new(&config, clock, &poller, &wake, &in_flight, signals, link, supervision);
+        engine.take_passed(passed);
         let status = Watch::new(engine.status());
         Ok(Self {
             engine: Mutex::new(engine),
@@ -84,13 +94,21 @@ impl Shared {
     /// Does what can be done without waiting; returns where this process stands and by when to come
     /// back.
     pub(crate) fn step(&self) -> (Stage, Option<Instant>) {
-        let (status, deadline, verdicts, events) = {
+        let (status, deadline, verdicts, events, ping) = {
             let mut engine = self.lock();
             engine.step();
             let verdicts = std::mem::take(&mut engine.verdicts);
-            (engine.status(), engine.deadline(), verdicts, std::mem::take(&mut engine.told))
+            let ping = engine.supervision.ping_due(Instant::now());
+            let told = std::mem::take(&mut engine.told);
+            (engine.status(), engine.deadline(), verdicts, told, ping)
         };
         let stage = status.stage;
+        if let Some(notifier) = ping
+            && self.is_alive()
+        {
+            // If systemd is busy the next one will do.
+            notifier.hint("WATCHDOG=1");
+        }
         self.config.hooks.tell_rest(&self.wake);
         events.into_iter().for_each(|event| self.hub.publish(event));
         // The verdict comes before the word that this process is done: who waits for that may exit.
@@ -132,6 +150,16 @@ impl Shared {
             self.tell_verdict(verdict, tickets);
         }
         self.hub.close();
+    }
+
+    /// Whether the application lets the watchdog know that it is well. Not asked under the lock.
+    fn is_alive(&self) -> bool {
+        let Some(is_alive) = &self.config.watchdog else { return true };
+        let asked = catch_unwind(AssertUnwindSafe(is_alive));
+        asked.unwrap_or_else(|_| {
+            tracing::error!("what the watchdog asks has panicked");
+            false
+        })
     }
 
     fn tell_verdict(&self, verdict: Verdict, tickets: Vec<Ticket>) {

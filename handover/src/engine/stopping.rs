@@ -13,6 +13,10 @@ use crate::verdict::Reason;
 /// How long a process that is done waits for operators to take what they are told last.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a process that drains may take when the one that serves has died and systemd clears up after
+/// it: until all are gone nobody is started to serve.
+const ORPHAN_DRAIN: Duration = Duration::from_secs(1);
+
 impl Engine {
     /// A stop was asked for, with a drain that is limited to that time.
     pub(super) fn want_stop(&mut self, drain: Option<Duration>) {
@@ -50,8 +54,14 @@ impl Engine {
             && attempt.is_under_way()
         {
             if attempt.probation_end().is_some() {
-                // It is this process that is to go, and the successor serves.
-                return attempt.confirm(now);
+                if !self.supervision.is_main() {
+                    // It is this process that is to go, and the successor serves.
+                    return attempt.confirm(now);
+                }
+                // It is the service: this is the process that systemd speaks to.
+                self.stop_passed_on = true;
+                attempt.forward_stop(self.drain_limit, now);
+                return;
             }
             if attempt.is_before_commit() {
                 attempt.abort(Reason::Stopping, now);
@@ -90,7 +100,7 @@ impl Engine {
             self.stop_elders(Duration::ZERO);
         }
         for endpoint in self.registry.endpoints() {
-            endpoint.retire();
+            endpoint.stop();
         }
         self.drain(Ending::Stopped);
     }
@@ -134,12 +144,21 @@ impl Engine {
         });
         self.give_up_queue();
         let timeout = self.drain_timeout();
+        if ending == Ending::Stopped {
+            self.supervision.stopping(in_flight, timeout);
+        }
         self.operators.draining(ending, in_flight, timeout);
     }
 
     pub(super) fn step_drain(&mut self) {
         if self.stage != Stage::Draining {
             return;
+        }
+        if self.is_cleared_up() && self.drain_limit.is_none_or(|limit| limit > ORPHAN_DRAIN) {
+            tracing::warn!(
+                "who served is gone, and systemd waits for this process: draining no more"
+            );
+            self.want_stop(Some(ORPHAN_DRAIN));
         }
         let in_a_hurry = self.stops > 1;
         if in_a_hurry && self.ending == Some(Ending::Stopped) {
@@ -149,6 +168,7 @@ impl Engine {
         let late = self.drain_deadline.is_some_and(|deadline| now >= deadline);
         let told = self.confirming.as_ref().is_none_or(Telling::is_done);
         let is_idle = self.stepping_back.is_none() && told && self.in_flight.is_idle();
+        let is_idle = is_idle && self.is_last();
         if !(late || in_a_hurry || is_idle) {
             return;
         }
@@ -162,11 +182,13 @@ impl Engine {
             self.answer_status();
             self.flush_operators();
             self.answer_rest();
-            self.drain_deadline = now.checked_add(FAREWELL_TIMEOUT);
-            if !self.operators.is_flushed() && !in_a_hurry {
+            let farewell = self.supervision.deadline().map(|at| at.saturating_duration_since(now));
+            let farewell = farewell.unwrap_or_default().max(FAREWELL_TIMEOUT);
+            self.drain_deadline = now.checked_add(farewell);
+            if !self.has_taken_leave() && !in_a_hurry {
                 return;
             }
-        } else if !(late || in_a_hurry || self.operators.is_flushed()) {
+        } else if !(late || in_a_hurry || self.has_taken_leave()) {
             return;
         }
         self.stage = Stage::Done;
@@ -178,5 +200,27 @@ impl Engine {
         {
             PidFile::remove(path);
         }
+    }
+
+    /// Whether this process may go as far as the others are concerned. When the main process of a
+    /// service stops and goes, systemd tells what is left to stop once more, which cuts it: so the main
+    /// process waits for the others.
+    fn is_last(&self) -> bool {
+        self.ending != Some(Ending::Stopped)
+            || !self.supervision.is_main()
+            || (self.link.is_none() && self.lines.is_empty() && self.departing.is_empty())
+    }
+
+    /// Whether this process is told to stop because nobody serves any more.
+    fn is_cleared_up(&self) -> bool {
+        self.ending == Some(Ending::HandedOver)
+            && self.stops > 0
+            && self.supervision.is_active()
+            && self.attempt.as_ref().is_none_or(|attempt| !attempt.is_connected())
+    }
+
+    /// Whether operators and systemd have taken what they are told last.
+    fn has_taken_leave(&self) -> bool {
+        self.operators.is_flushed() && self.supervision.is_done()
     }
 }

@@ -116,6 +116,8 @@ impl Engine {
             || self.resuming.is_some()
             || !self.confirmed
             || self.stepping_back.is_some()
+            // Nobody would hear who comes next.
+            || self.supervision.is_awaiting()
         {
             return;
         }
@@ -218,6 +220,7 @@ impl Engine {
         let mut inventory = self.registry.inventory();
         inventory.extend(self.lines.inventory());
         inventory.extend(self.own.iter().flat_map(Own::inventory));
+        inventory.extend(self.supervision.store().and_then(|store| store.inventory()));
         inventory
     }
 
@@ -253,6 +256,7 @@ impl Engine {
                     self.events.push(Event::Confirmed { generation });
                     self.tell_confirmed(generation, WhoServes::Successor);
                     self.operators.confirmed(generation);
+                    self.announce();
                     self.drain(Ending::HandedOver);
                 }
                 attempt::Effect::Returned(state) => {

@@ -131,6 +131,8 @@ pub enum AddressError {
         /// The text.
         text: String,
     },
+    /// There is none, as the socket was to come from systemd: name it, and do not bind it.
+    NoneGiven,
     /// The socket has no address that a successor could know it by.
     NotBound,
     /// The path or abstract name has more than [`MAX_UNIX_PATH_BYTES`].
@@ -147,6 +149,9 @@ impl fmt::Display for AddressError {
                 f,
                 "\"{text}\" is no address: write 127.0.0.1:80, [::1]:80, /run/app.sock or @name"
             ),
+            Self::NoneGiven => {
+                write!(f, "a socket that is to come from systemd has to be claimed by its name")
+            }
             Self::NotBound => write!(f, "the socket has no address: bind it first"),
             Self::UnixPathTooLong { bytes } => write!(
                 f,
@@ -182,6 +187,24 @@ pub struct Bind {
     pub(crate) before_bind: Option<BeforeBind>,
     /// A socket that is bound already.
     pub(crate) existing: Option<OwnedFd>,
+    /// Whether it may come from systemd.
+    pub(crate) from: FromSystemd,
+}
+
+/// Whether a socket may come from systemd's socket activation (systemd.socket(5)).
+///
+/// What a predecessor hands over counts as what it was there: a socket that systemd has passed to the
+/// first generation is one from systemd in the tenth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FromSystemd {
+    /// It is taken from there if systemd has passed one of that name (`FileDescriptorName=`), or with
+    /// that very address, and bound otherwise.
+    #[default]
+    IfThere,
+    /// It is taken from there, and is an error otherwise.
+    Only,
+    /// It is bound, or comes from a predecessor that has bound it, whatever systemd has passed.
+    Never,
 }
 
 impl Bind {
@@ -217,6 +240,34 @@ impl Bind {
         self
     }
 
+    /// A socket that systemd has passed by the name that it is claimed by, whatever its address is: the
+    /// unit alone says that.
+    ///
+    /// ```no_run
+    /// # use handover::{Bind, Handover, TcpListener};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let handover = Handover::builder().start()?;
+    /// // FileDescriptorName=http
+    /// let http: TcpListener = handover.listen("http", Bind::passed_by_systemd())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "systemd-sockets")]
+    pub fn passed_by_systemd() -> Self {
+        Self { from: FromSystemd::Only, ..Self::new(Err(AddressError::NoneGiven)) }
+    }
+
+    /// Whether the socket may come from systemd. [`FromSystemd::IfThere`] unless set.
+    ///
+    /// One that does is used as it is, with the backlog and the options that the unit gives it; its type
+    /// and address have to be those that are asked for. It is never taken out of service: on a stop,
+    /// what it has queued stays there for the next start.
+    #[cfg(feature = "systemd-sockets")]
+    pub fn from_systemd(mut self, whether: FromSystemd) -> Self {
+        self.from = whether;
+        self
+    }
+
     fn existing(fd: OwnedFd) -> Self {
         let address = socket2::SockRef::from(&fd)
             .local_addr()
@@ -233,6 +284,7 @@ impl Bind {
             reuse_port: false,
             before_bind: None,
             existing: None,
+            from: FromSystemd::default(),
         }
     }
 }

@@ -103,8 +103,17 @@ pub(crate) struct Bound {
     pub(crate) unheard: Option<i32>,
     /// Whether somebody outside the service may have it as well.
     pub(crate) shared: bool,
+    /// Whether a service manager has passed it.
+    pub(crate) activated: bool,
     /// Whether the predecessor has it as well.
     pub(crate) inherited: bool,
+}
+
+impl Bound {
+    /// One that nobody else has, and that listens, if it ever does.
+    pub(crate) fn own(fd: OwnedFd) -> Self {
+        Self { fd, unheard: None, shared: false, activated: false, inherited: false }
+    }
 }
 
 /// Binds a new socket. `inherited` are the sockets of the predecessor that are not taken over:
@@ -124,7 +133,7 @@ pub(crate) fn bind(
         }
         let socket = Socket::from(existing);
         socket.set_nonblocking(true).map_err(io("O_NONBLOCK"))?;
-        return Ok(Bound { fd: socket.into(), unheard: None, shared: true, inherited: false });
+        return Ok(Bound { shared: true, ..Bound::own(socket.into()) });
     }
     let at = address.to_sockaddr().map_err(io("the address"))?;
     let socket = Socket::new(address.domain(), kind.socket_type(), None).map_err(io("a socket"))?;
@@ -154,19 +163,14 @@ pub(crate) fn bind(
         // Before this process serves they would wait, and be reset should it never do.
         let shared = bind.reuse_port || inherited.iter().any(|other| same_port(*other, &at));
         if kind == Kind::Tcp && shared && stance == Stance::Paused {
-            return Ok(Bound {
-                fd: socket.into(),
-                unheard: Some(backlog),
-                shared: false,
-                inherited: false,
-            });
+            return Ok(Bound { unheard: Some(backlog), ..Bound::own(socket.into()) });
         }
         socket.listen(backlog).map_err(|e| match e.kind() {
             io::ErrorKind::AddrInUse => in_use(address),
             _ => ClaimErrorKind::Io { doing: "to listen", source: e },
         })?;
     }
-    Ok(Bound { fd: socket.into(), unheard: None, shared: false, inherited: false })
+    Ok(Bound::own(socket.into()))
 }
 
 fn in_use(address: &Address) -> ClaimErrorKind {
@@ -244,9 +248,23 @@ pub(crate) fn has_address(fd: BorrowedFd<'_>, address: &Address) -> bool {
     if matches!(address, Address::Inet(inet) if inet.port() == 0) {
         return false;
     }
-    SockRef::from(&fd.as_fd())
-        .local_addr()
-        .ok()
-        .and_then(|theirs| Address::of_socket(&theirs))
-        .is_some_and(|theirs| theirs == *address)
+    address_of(fd).is_some_and(|theirs| theirs == *address)
+}
+
+/// The address of a socket; `None` for what is none, or has none.
+pub(crate) fn address_of(fd: BorrowedFd<'_>) -> Option<Address> {
+    SockRef::from(&fd).local_addr().ok().and_then(|theirs| Address::of_socket(&theirs))
+}
+
+/// Whether a socket that somebody else has bound is what is asked for by this address: port 0 is any
+/// port, and `[::]` takes what comes for `0.0.0.0` unless it is told not to (`IPV6_V6ONLY`, ipv6(7)).
+pub(crate) fn serves_address(fd: BorrowedFd<'_>, asked: &Address) -> bool {
+    let (Some(Address::Inet(theirs)), Address::Inet(asked)) = (address_of(fd), asked) else {
+        return false;
+    };
+    let takes_both = || SockRef::from(&fd).only_v6().is_ok_and(|only| !only);
+    let both_any = theirs.ip().is_unspecified() && asked.ip().is_unspecified();
+    let same_ip = theirs.ip() == asked.ip()
+        || (both_any && theirs.is_ipv6() && asked.is_ipv4() && takes_both());
+    same_ip && (asked.port() == 0 || asked.port() == theirs.port())
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use handover_proto::Name;
@@ -18,6 +18,7 @@ use crate::gate::{Gate, Stance};
 use crate::sys;
 use crate::sys::file::Identity;
 use crate::sys::socket::{Accepted, Blocking, Trouble};
+use crate::systemd::Kept;
 
 /// How long to leave a listener alone when this process is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -30,6 +31,8 @@ pub struct Endpoint {
     pub(crate) asked: String,
     /// Somebody outside the service may have the socket as well: it is never taken out of service.
     pub(crate) shared: bool,
+    /// A service manager has passed it, and has it as well.
+    pub(crate) activated: bool,
     /// The predecessor has it as well.
     pub(crate) inherited: bool,
     fd: OwnedFd,
@@ -48,6 +51,8 @@ pub struct Endpoint {
     in_use: AtomicBool,
     /// Whether somebody may take things without us.
     is_cloned: AtomicBool,
+    /// systemd has it in its store, and is to have it for as long as it is in service.
+    kept: OnceLock<Kept>,
 }
 
 /// What an attempt to take something from the socket came to.
@@ -74,12 +79,13 @@ impl Endpoint {
         stance: Stance,
         in_flight: Arc<InFlight>,
     ) -> Self {
-        let Bound { fd, unheard, shared, inherited } = bound;
+        let Bound { fd, unheard, shared, activated, inherited } = bound;
         let path = if shared { None } else { place(&fd) };
         Self {
             name,
             asked,
             shared,
+            activated,
             inherited,
             fd,
             path,
@@ -90,7 +96,14 @@ impl Endpoint {
             retires: AtomicBool::new(false),
             in_use: AtomicBool::new(false),
             is_cloned: AtomicBool::new(false),
+            kept: OnceLock::new(),
         }
+    }
+
+    /// systemd has it in its store.
+    pub(crate) fn kept_as(&self, kept: Kept) {
+        // Once is enough: the name does not change.
+        let _ = self.kept.set(kept);
     }
 
     pub(crate) fn gate(&self) -> &Arc<Gate> {
@@ -105,15 +118,19 @@ impl Endpoint {
 
     /// What operators are told of it.
     pub(crate) fn report(&self) -> ListenerReport {
-        let facts = sys::socket::facts(self.fd.as_fd()).ok();
         let queue = sys::socket::queue(self.fd.as_fd());
         ListenerReport {
             name: self.name.to_string(),
             address: self.local_address().map_or_else(|_| self.asked.clone(), |it| it.to_string()),
-            kind: facts.and_then(Kind::of).map_or("unknown", Kind::label).to_owned(),
+            kind: self.kind().map_or("unknown", Kind::label).to_owned(),
             queued: queue.map(|queue| queue.queued),
             backlog: queue.and_then(|queue| queue.backlog),
         }
+    }
+
+    /// What it is, if it is of a kind of ours.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        sys::socket::facts(self.fd.as_fd()).ok().and_then(Kind::of)
     }
 
     /// Whether it listens, if it ever does.
@@ -152,6 +169,12 @@ impl Endpoint {
             self.end();
         }
         Ok(clone)
+    }
+
+    /// The service stops: what is queued at a socket that outlives it is left there for the next
+    /// process, the rest is taken.
+    pub(crate) fn stop(&self) {
+        if self.kept.get().is_some() { self.end() } else { self.retire() }
     }
 
     /// Nothing new comes; what is queued is taken, then the endpoint has ended.
@@ -300,6 +323,9 @@ impl Drop for Endpoint {
     /// other stance the path belongs to another generation, or will.
     fn drop(&mut self) {
         if self.gate.stance() == Stance::Open {
+            if let Some(kept) = self.kept.get() {
+                kept.remove();
+            }
             self.remove_path();
         }
     }

@@ -7,13 +7,13 @@ mod connection;
 mod endpoint;
 mod retire;
 
-pub use address::{Address, AddressError, Bind, DEFAULT_BACKLOG, MAX_UNIX_PATH_BYTES};
+pub use address::{Address, AddressError, Bind, DEFAULT_BACKLOG, FromSystemd, MAX_UNIX_PATH_BYTES};
 pub use blocking::{
     SeqpacketStream, TcpListener, UdpSocket, UnixDatagram, UnixListener, UnixSeqpacketListener,
 };
 pub use connection::Connection;
 
-pub(crate) use bind::{Bound, Kind, bind, has_address};
+pub(crate) use bind::{Bound, Kind, address_of, bind, has_address, serves_address};
 pub(crate) use endpoint::{Attempted, Endpoint};
 
 /// A socket that can be claimed by name: the listeners and datagram sockets of this crate, with and

@@ -67,6 +67,11 @@ pub(crate) fn of_bytes(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     memory.seal()
 }
 
+/// How long it is.
+pub(crate) fn length(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    u64::try_from(rustix::fs::fstat(fd)?.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 /// Maps memory that came from another process, if it is sealed and as long as it was said to be.
 ///
 /// # Errors

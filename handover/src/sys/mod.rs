@@ -13,13 +13,16 @@ pub(crate) mod channel;
 pub(crate) mod environment;
 pub(crate) mod executable;
 pub(crate) mod file;
+pub(crate) mod inherited;
 pub(crate) mod memfd;
+pub(crate) mod notify;
 pub(crate) mod peer;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod spawn;
+pub(crate) mod time;
 mod unix_diag;
 
 #[cfg(not(target_os = "linux"))]

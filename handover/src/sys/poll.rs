@@ -149,6 +149,16 @@ fn is_ready(fd: BorrowedFd<'_>, wanted: PollFlags) -> bool {
     rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
+/// Waits until the descriptor hangs up, or the deadline has passed.
+pub(crate) fn wait_hung_up(fd: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+    let left = timespec(deadline.saturating_duration_since(Instant::now()));
+    match rustix::event::poll(&mut fds, Some(&left)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Waits until the other end of one of them is gone; tells whether it is the first.
 pub(crate) fn wait_hang_up(first: BorrowedFd<'_>, second: BorrowedFd<'_>) -> io::Result<bool> {
     loop {

@@ -1,14 +1,17 @@
 //! A process that this one started, by a descriptor that cannot name another (pidfd_open(2)).
 
+#![allow(unsafe_code)]
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use super::poll::{is_readable, wait_readable};
+use super::poll::{is_readable, wait_hung_up, wait_readable};
 
 /// A started process. Its descriptor becomes readable when the process has ended.
 #[derive(Debug)]
@@ -36,6 +39,11 @@ impl Process {
         self.pid
     }
 
+    /// What tells it from every other process since the system was booted, if the kernel does.
+    pub(crate) fn id(&self) -> Option<u64> {
+        pidfd_id(&self.pidfd)
+    }
+
     /// Looks whether it has ended, and reaps it if it is our child.
     pub(crate) fn condition(&self) -> Condition {
         let options = EXITED | WaitIdOptions::NOHANG;
@@ -54,6 +62,18 @@ impl Process {
             Err(_) if is_readable(self.pidfd.as_fd()) => Condition::Ended(None),
             Err(_) => Condition::Running,
         }
+    }
+
+    /// How a process has ended that is not our child, once its parent has been told: waits so long for
+    /// that. `None` before Linux 6.15, which does not keep it.
+    pub(crate) fn status_after_reaping(&self, patience: Duration) -> Option<ExitStatus> {
+        // Whoever has it is told by a hang-up that it was reaped.
+        let told = || exit_info(self.pidfd.as_fd());
+        let known = told().ok()?;
+        if known.is_none() {
+            wait_hung_up(self.pidfd.as_fd(), Instant::now() + patience).ok()?;
+        }
+        known.or_else(|| told().ok().flatten())
     }
 
     /// Waits for the end of a process that is about to exit, and reaps it if it is our child.
@@ -95,6 +115,45 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// What tells this process from every other one since the system was booted; `None` before Linux 6.9.
+pub(crate) fn own_pidfd_id() -> Option<u64> {
+    let flags = rustix::process::PidfdFlags::empty();
+    pidfd_id(&rustix::process::pidfd_open(rustix::process::getpid(), flags).ok()?)
+}
+
+/// The number of the file that a pidfd is, if that is of one process only: in older kernels all are the
+/// same file (pidfd_open(2)).
+fn pidfd_id(pidfd: &OwnedFd) -> Option<u64> {
+    /// `PID_FS_MAGIC` of linux/magic.h.
+    const PID_FS_MAGIC: u64 = 0x5049_4446;
+    let magic = rustix::fs::fstatfs(pidfd).ok()?.f_type;
+    (u64::try_from(magic).ok()? == PID_FS_MAGIC)
+        .then(|| rustix::fs::fstat(pidfd).ok().map(|stat| stat.st_ino))?
+}
+
+/// How the process of a pidfd has ended, if it was reaped.
+fn exit_info(pidfd: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
+    /// The first version of `pidfd_info` (linux/pidfd.h).
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        _group: u64,
+        _ids: [u32; 11],
+        exit_code: i32,
+    }
+    const EXIT: u64 = 1 << 3;
+    const GET_INFO: rustix::ioctl::Opcode = rustix::ioctl::opcode::read_write::<Info>(0xff, 11);
+    let mut info = Info { mask: EXIT, ..Info::default() };
+    // SAFETY: the call reads and writes a struct of that size, which its number says, and any bytes are
+    // a value of it.
+    unsafe {
+        let call = rustix::ioctl::Updater::<GET_INFO, Info>::new(&mut info);
+        rustix::ioctl::ioctl(pidfd, call)?;
+    }
+    Ok((info.mask & EXIT != 0).then(|| ExitStatus::from_raw(info.exit_code)))
 }
 
 impl AsFd for Process {
@@ -141,6 +200,43 @@ mod tests {
         assert!(after > before + BYTES / 2, "{before} {after}");
         assert!(resident_memory_of(std::process::id()).unwrap() > BYTES / 2);
         drop(used);
+    }
+
+    #[test]
+    fn the_status_of_another_process_s_child_is_known_once_it_is_reaped() {
+        use std::io::{BufRead as _, BufReader, Write as _};
+        use std::process::Stdio;
+
+        let mut parent = Command::new("sh")
+            .args(["-c", "exec 3<&0; sh -c 'read line <&3; exit 7' & echo $!; wait $!; read line"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(parent.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let pid: u32 = line.trim().parse().unwrap();
+        let number = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        let flags = rustix::process::PidfdFlags::empty();
+        let pidfd = rustix::process::pidfd_open(number, flags).unwrap();
+        let other = Process::new(pid, pidfd);
+        let is_told = match exit_info(other.as_fd()) {
+            Ok(known) => {
+                assert_eq!(known, None, "it runs");
+                true
+            }
+            // The kernel is older.
+            Err(_) => false,
+        };
+        let stdin = parent.stdin.as_mut().unwrap();
+        stdin.write_all(b"\n").unwrap();
+
+        let status = other.status_after_reaping(Duration::from_secs(10));
+
+        assert_eq!(status.and_then(|status| status.code()), is_told.then_some(7));
+        assert_eq!(other.condition(), Condition::Ended(None));
+        parent.stdin.take();
+        parent.wait().unwrap();
     }
 
     #[test]

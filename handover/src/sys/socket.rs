@@ -109,6 +109,11 @@ pub(crate) fn facts(fd: BorrowedFd<'_>) -> io::Result<Facts> {
     Ok(Facts { domain: socket.domain()?, kind, listening })
 }
 
+/// Has calls return that would wait (`O_NONBLOCK`, of the open file description).
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&fd).set_nonblocking(true)
+}
+
 /// What waits in a listener's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Queue {

@@ -25,6 +25,8 @@ pub(crate) struct Command<'a> {
     pub(crate) arguments: &'a [CString],
     /// The whole environment, as `NAME=value`.
     pub(crate) environment: &'a [CString],
+    /// Variables that hold the number of the process itself, by their names.
+    pub(crate) pid_variables: &'a [CString],
     /// The working directory.
     pub(crate) directory: &'a CStr,
     /// The one descriptor that is inherited, under its number.
@@ -81,6 +83,9 @@ const EXECUTE: c_int = 3;
 /// The stack of the new process until it executes; its calls need some hundred bytes.
 const STACK_BYTES: usize = 64 * 1024;
 
+/// How long a process's number is at most, with the NUL that ends it.
+const PID_BYTES: usize = 11;
+
 /// The highest signal number of Linux, plus one (`_NSIG`).
 const SIGNALS: c_int = 65;
 
@@ -93,6 +98,9 @@ struct Plan {
     path: *const c_char,
     arguments: *const *const c_char,
     environment: *const *const c_char,
+    /// The places in the environment where its own number belongs, each of `PID_BYTES`; the last is
+    /// null.
+    pids: *const *mut u8,
     directory: *const c_char,
     inherit: RawFd,
     streams: [RawFd; 3],
@@ -125,7 +133,14 @@ impl Command<'_> {
 
     fn start(&self, file: RawFd) -> Result<Process, Error> {
         let arguments = pointers(self.arguments);
-        let environment = pointers(self.environment);
+        let mut variables: Vec<Vec<u8>> = self.pid_variables.iter().map(|n| unwritten(n)).collect();
+        let mut environment = pointers(self.environment);
+        let mut pids = vec![ptr::null_mut(); variables.len() + 1];
+        for (variable, pid) in variables.iter_mut().zip(&mut pids) {
+            let value = variable.len() - PID_BYTES;
+            *pid = variable[value..].as_mut_ptr();
+            environment.insert(0, variable.as_ptr().cast());
+        }
         let mut aside = Vec::new();
         let file = beyond_standard(file, &mut aside).map_err(Error::Clone)?;
         let mut streams = [NONE; 3];
@@ -138,6 +153,7 @@ impl Command<'_> {
             path: self.executable.path().as_ptr(),
             arguments: arguments.as_ptr(),
             environment: environment.as_ptr(),
+            pids: pids.as_ptr(),
             directory: self.directory.as_ptr(),
             inherit: self.inherit.map_or(NONE, |fd| fd.as_raw_fd()),
             streams,
@@ -219,12 +235,35 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
+/// `NAME=`, and room for the number of a process.
+fn unwritten(name: &CStr) -> Vec<u8> {
+    [name.to_bytes(), b"=", &[0; PID_BYTES]].concat()
+}
+
+/// Writes the number in decimal digits, ended by a NUL.
+fn write_number(mut number: u32, at: &mut [u8; PID_BYTES]) {
+    let mut digits = [0; PID_BYTES];
+    let mut start = digits.len() - 1;
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    for (byte, digit) in at.iter_mut().zip(&digits[start..]) {
+        *byte = *digit;
+    }
+}
+
 /// The new process, from its first instruction to its program. Runs in our memory, with its own
 /// descriptors, working directory and signal handlers: only calls that are async-signal-safe.
 extern "C" fn enter(plan: *mut c_void) -> c_int {
     // SAFETY: the pointer is the plan of the thread that waits for us.
     let plan = unsafe { &mut *plan.cast::<Plan>() };
     default_handlers();
+    write_pids(plan);
     // SAFETY: a C string that outlives the call.
     if unsafe { libc::chdir(plan.directory) } != 0 {
         return give_up(plan, DIRECTORY);
@@ -259,6 +298,20 @@ extern "C" fn enter(plan: *mut c_void) -> c_int {
         unsafe { libc::syscall(call, file, empty, arguments, environment, flags) };
     }
     give_up(plan, EXECUTE)
+}
+
+/// Writes this process's number where it belongs. Only the process itself knows it before it
+/// executes, and knows it as its own PID namespace has it.
+fn write_pids(plan: &Plan) {
+    let number = std::process::id();
+    let mut next = plan.pids;
+    // SAFETY: the array ends with a null, and the thread that waits for us keeps both it and the
+    // memory that it points to, which nobody else reads or writes meanwhile.
+    while let Some(at) = unsafe { (*next).cast::<[u8; PID_BYTES]>().as_mut() } {
+        write_number(number, at);
+        // SAFETY: not past the null, which ends the loop.
+        next = unsafe { next.add(1) };
+    }
 }
 
 /// Does away with the handlers of the program that is left, as execve(2) will, before signals are

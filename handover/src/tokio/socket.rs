@@ -412,7 +412,7 @@ mod tests {
             let endpoint = Endpoint::new(
                 name,
                 String::new(),
-                Bound { fd: bound.into(), unheard: None, shared: false, inherited: false },
+                Bound::own(bound.into()),
                 Stance::Open,
                 in_flight,
             );

@@ -21,6 +21,7 @@ struct Start {
     executable: PathBuf,
     arguments: Vec<CString>,
     environment: Vec<CString>,
+    pid_variables: Vec<CString>,
     directory: CString,
     blocked: SignalSet,
     parent: Parent,
@@ -34,6 +35,7 @@ impl Start {
             arguments: vec![c(executable.to_str().unwrap())],
             executable,
             environment: Vec::new(),
+            pid_variables: Vec::new(),
             directory: c("/"),
             blocked: SignalSet::blocked(),
             parent: Parent::Us,
@@ -62,6 +64,7 @@ impl Start {
             executable,
             arguments: &self.arguments,
             environment: &self.environment,
+            pid_variables: &self.pid_variables,
             directory: &self.directory,
             inherit: None,
             streams,
@@ -497,4 +500,32 @@ fn as_nobody(test: &str) {
     let output = command.arg(test).uid(NOBODY).gid(NOBODY).current_dir("/").output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
+}
+
+#[test]
+fn a_process_finds_its_own_number_in_its_variables() {
+    let mut start =
+        Start::script(r#"echo "$$ $FIRST $SECOND $KEPT" >&2; tr '\0' '\n' </proc/$$/environ >&2"#);
+    start.environment = vec![c("KEPT=1")];
+    start.pid_variables = vec![c("FIRST"), c("SECOND")];
+
+    let (said, status) = start.run();
+
+    assert!(status.success());
+    let mut lines = said.lines();
+    let numbers: Vec<&str> = lines.next().unwrap().split(' ').collect();
+    assert_eq!(numbers[..3], [numbers[0]; 3]);
+    assert_eq!(numbers[3], "1");
+    let from_the_start: Vec<&str> = lines.collect();
+    assert!(from_the_start.contains(&&*format!("FIRST={}", numbers[0])), "{from_the_start:?}");
+}
+
+#[test]
+fn numbers_of_any_length_are_written() {
+    for number in [0, 7, 10, 4_194_304, u32::MAX] {
+        let mut bytes = [b'x'; PID_BYTES];
+        write_number(number, &mut bytes);
+        let text = CStr::from_bytes_until_nul(&bytes).unwrap();
+        assert_eq!(text.to_str().unwrap(), number.to_string());
+    }
 }
