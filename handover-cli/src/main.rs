@@ -2,13 +2,16 @@
 //!
 //! `handover upgrade` and its like speak to a running service. `handover verify` puts a service under
 //! load, upgrades it again and again, and accounts for every request; `handover demo` does the same to
-//! a service of its own.
+//! a service of its own. `handover unit` writes the units of a service for systemd, and `handover
+//! doctor` judges those that somebody else has written.
 
 mod demo;
+mod doctor;
 mod duration;
 mod generate;
 mod operate;
 mod stop;
+mod units;
 mod verify;
 
 use std::process::ExitCode;
@@ -31,6 +34,8 @@ enum Command {
     Operate(operate::Command),
     Verify(Box<verify::Args>),
     Demo(demo::Args),
+    Unit(Box<units::Args>),
+    Doctor(doctor::Args),
     /// The service that `demo` upgrades.
     #[command(hide = true)]
     DemoService(demo::service::Args),
@@ -46,10 +51,12 @@ Examples:
   handover upgrade --executable /srv/app/42/app
   handover status --watch
   handover demo
+  handover unit --listen http=80 /srv/app/current/app
+  handover doctor app.service
 
 {}
 
-verify and demo exit with 0 if nothing was lost, and with 1 if not.",
+verify and demo exit with 0 if nothing was lost, and with 1 if not; doctor, if no error was found.",
         operate::EXIT_CODES
     )
 }
@@ -59,6 +66,8 @@ fn main() -> ExitCode {
         Command::Operate(command) => operate(&command),
         Command::Verify(args) => runtime().and_then(|runtime| runtime.block_on(verify::run(&args))),
         Command::Demo(args) => runtime().and_then(|runtime| runtime.block_on(demo::run(&args))),
+        Command::Unit(args) => unit(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::DemoService(args) => demo::service::run(args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
@@ -71,12 +80,24 @@ fn main() -> ExitCode {
 
 fn operate(command: &operate::Command) -> anyhow::Result<ExitCode> {
     if let Some(misuse) = command.misuse() {
-        let mut cli = Cli::command();
-        cli.build();
-        let usage = cli.find_subcommand_mut(command.name()).expect("it was called by this name");
-        usage.error(ErrorKind::MissingRequiredArgument, misuse).exit();
+        refuse(command.name(), ErrorKind::MissingRequiredArgument, &misuse);
     }
     Ok(runtime()?.block_on(operate::run(command))?.into())
+}
+
+fn unit(args: &units::Args) -> anyhow::Result<ExitCode> {
+    match args.units() {
+        Ok(units) => units::run(args, &units),
+        Err(misuse) => refuse("unit", ErrorKind::ValueValidation, &misuse),
+    }
+}
+
+/// Exits as clap does when a command is called wrongly.
+fn refuse(command: &str, kind: ErrorKind, misuse: &str) -> ! {
+    let mut cli = Cli::command();
+    cli.build();
+    let usage = cli.find_subcommand_mut(command).expect("it was called by this name");
+    usage.error(kind, misuse).exit()
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

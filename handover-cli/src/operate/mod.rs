@@ -32,6 +32,7 @@ use crate::stop::Stop;
 use conversation::{Line, Service};
 pub(crate) use exit::{EXIT_CODES, Exit};
 use failure::Failure;
+pub(crate) use render::plain;
 
 /// The variable that stands in for `--socket`.
 const SOCKET_VARIABLE: &str = "HANDOVER_SOCKET";
@@ -164,7 +165,7 @@ fn interrupted(command: &Command) -> Exit {
 fn unexpected(line: &Line) -> Failure {
     match &line.answer {
         Answer::Error { code, message } => {
-            let error = anyhow!("refused: {}", render::plain(message));
+            let error = anyhow!("refused: {}", plain(message));
             Failure { line: Some(line.text.clone()), ..Failure::new(Exit::refused(*code), error) }
         }
         _ => Failure::new(Exit::Failed, anyhow!("not an answer to this: {}", line.text)),
@@ -173,7 +174,7 @@ fn unexpected(line: &Line) -> Failure {
 
 /// What a refusal says on stderr.
 fn refusal(message: &str) -> String {
-    format!("handover: refused: {}", render::plain(message))
+    format!("handover: refused: {}", plain(message))
 }
 
 /// Prints the refusal as it was received, if that is wanted, instead of telling it.

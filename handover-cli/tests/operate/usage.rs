@@ -20,7 +20,7 @@ fn every_command_explains_itself() {
         }
         assert_eq!(ended.stderr, "");
     }
-    for command in ["verify", "demo", "completions", "man"] {
+    for command in ["verify", "demo", "unit", "doctor", "completions", "man"] {
         assert_eq!(run(&[command, "--help"]).code, 0, "{command}");
     }
     let help = run(&["--help"]).stdout;
@@ -95,7 +95,8 @@ fn there_is_a_manual_page_for_every_command() {
         .collect();
     names.sort();
     let mut expected = vec!["handover.1".to_owned()];
-    let commands = OPERATING.iter().chain(&["verify", "demo", "completions", "man"]);
+    let commands =
+        OPERATING.iter().chain(&["verify", "demo", "unit", "doctor", "completions", "man"]);
     expected.extend(commands.map(|command| format!("handover-{command}.1")));
     expected.sort();
     assert_eq!(names, expected);

@@ -14,7 +14,7 @@ pub(super) use status::{Overview, in_one_line};
 pub(super) use verdict::verdict;
 
 /// The text without colours and other commands to the terminal, on one line.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for character in console::strip_ansi_codes(text).chars() {
         match character {
