@@ -320,6 +320,22 @@ fn a_file_is_judged_where_there_is_no_systemd() {
     assert!(said.contains("cannot run systemctl") && said.contains("give a path"), "{said}");
 }
 
+/// A checkout in a home directory has its command there: a unit that cannot see it must not be told
+/// to call it.
+#[test]
+fn a_command_that_the_service_does_not_see_is_not_proposed() {
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let command = folder.path().join("handover");
+    fs::hard_link(env!("CARGO_BIN_EXE_handover"), &command)
+        .or_else(|_| fs::copy(env!("CARGO_BIN_EXE_handover"), &command).map(drop))
+        .unwrap();
+    let written = Written::without("ExecReload");
+    let mut doctor = std::process::Command::new(&command);
+    let output = doctor.args(["doctor", "--systemd", "257"]).arg(&written.path).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("ExecReload=/usr/local/bin/handover upgrade"), "{said}");
+}
+
 #[test]
 fn a_finding_names_the_file_and_the_line() {
     let written = Written::with("# kept\nKillMode=\\\n  none");

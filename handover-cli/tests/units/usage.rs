@@ -37,7 +37,10 @@ fn what_cannot_be_meant_is_a_usage_error() {
         (&["--force", "/srv/app"], "--output <DIR>"),
         (&["/srv/app", "--config"], "unexpected argument"),
     ] {
-        let ended = handover(&[&["unit"], args].concat());
+        // Wherever it was built: a home directory, or one for temporary files.
+        let command: &[&str] =
+            if args.contains(&"--handover") { &[] } else { &["--handover", "/usr/bin/handover"] };
+        let ended = handover(&[&["unit"], command, args].concat());
         assert_eq!(ended.code, 2, "{args:?} {ended:?}");
         assert!(ended.stderr.contains(complaint), "{args:?}: {}", ended.stderr);
         assert!(ended.stderr.contains("--help"), "{args:?}: {}", ended.stderr);

@@ -125,7 +125,8 @@ fn files_are_written_all_or_none_and_not_over_others() {
     let folder = tempfile::tempdir().unwrap();
     let units = folder.path().join("units");
     let directory = units.to_str().unwrap();
-    let args = ["unit", "--listen", "http=80", "--output", directory, APP];
+    let command = ["unit", "--handover", "/usr/bin/handover"];
+    let args = [&command[..], &["--listen", "http=80", "--output", directory, APP]].concat();
     let ended = handover(&args);
     assert_eq!(ended.code, 0, "{ended:?}");
     assert!(ended.stderr.contains("enable --now app-http.socket app.service"), "{ended:?}");

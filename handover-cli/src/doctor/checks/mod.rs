@@ -51,7 +51,8 @@ impl Asked {
     fn upgrade_lines(&self, unit: &Unit) -> Vec<String> {
         let written = upgrade(unit).filter(|command| command.program().starts_with('/'));
         let written = written.map(|command| command.program().to_owned());
-        let command = written.or_else(|| self.command.clone());
+        let is_seen = |path: &String| !visible::is_hidden(unit, path);
+        let command = written.or_else(|| self.command.clone()).filter(is_seen);
         let command = command.as_deref().unwrap_or("/usr/local/bin/handover");
         let known = self.control(unit);
         let control = known.clone().unwrap_or_else(|| format!("/run/{}/control", unit.stem()));

@@ -56,6 +56,11 @@ fn programs(unit: &Unit, findings: &mut Findings) {
     }
 }
 
+/// Whether the service does not see this path.
+pub(super) fn is_hidden(unit: &Unit, path: &str) -> bool {
+    hidden(unit, path).is_some()
+}
+
 /// A path that has no specifier or variable in it.
 fn is_known(path: &str) -> bool {
     path.starts_with('/') && !path.contains(['%', '$'])
