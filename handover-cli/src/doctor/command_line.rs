@@ -43,6 +43,14 @@ impl CommandLine {
         self.program().rsplit('/').next().unwrap_or_default()
     }
 
+    /// What it has a shell do, if it is one.
+    pub(super) fn script(&self) -> Option<&str> {
+        let is_shell = ["sh", "bash", "dash"].contains(&self.name());
+        let is_last_option = |word: &String| word.starts_with('-') && word.ends_with('c');
+        let mut words = self.words.iter().skip(1).skip_while(|word| !is_last_option(word));
+        words.nth(1).filter(|_| is_shell).map(String::as_str)
+    }
+
     /// What an option is given, as `--option VALUE` or `--option=VALUE`.
     pub(super) fn option(&self, option: &str) -> Option<&str> {
         let mut words = self.words.iter();
@@ -114,6 +122,15 @@ mod tests {
         assert_eq!((&*read[0].prefix, read[0].program()), ("-", "/a"));
         assert_eq!((&*read[1].prefix, read[1].name()), ("+@", "c"));
         assert_eq!(CommandLine::read(" ; "), []);
+    }
+
+    #[test]
+    fn what_a_shell_is_to_do_is_known() {
+        let of = |text: &str| CommandLine::read(text)[0].script().map(str::to_owned);
+        assert_eq!(of("/bin/sh -c '/a b'"), Some("/a b".to_owned()));
+        assert_eq!(of("/bin/bash -e -uc 'exec /a' x"), Some("exec /a".to_owned()));
+        assert_eq!(of("/bin/sh /srv/start"), None);
+        assert_eq!(of("/srv/app -c /etc/app.toml"), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use handover_testkit::{Load, Ran, Systemd, SystemdVersion, example, skipped, soon};
 use serde_json::Value;
@@ -24,6 +25,7 @@ on_every_systemd! {
     a_written_unit_reloads_by_a_signal,
     doctor_knows_a_unit_by_its_name,
     what_doctor_says_of_notify_access_is_true,
+    what_doctor_says_of_a_kill_in_exec_stop_is_true,
 }
 
 mod v257_only {
@@ -243,6 +245,41 @@ fn what_doctor_says_of_notify_access_is_true(systemd: &Systemd) {
     let text = "[Service]\nType=notify\nNotifyAccess=none\nExecStart=/bin/true\n";
     systemd.put_unit("none.service", text);
     assert_eq!(systemd.show("none.service", "NotifyAccess"), "main");
+}
+
+fn what_doctor_says_of_a_kill_in_exec_stop_is_true(systemd: &Systemd) {
+    install(systemd, example("subject_systemd"));
+    let address = free_address();
+    let drain = Duration::from_secs(60);
+    let control = "control:/run/killed/control";
+    let start = format!("{APP} tcp:http={address} {control} drain:{}", drain.as_millis());
+    let unit = |lines: &str| {
+        let text = format!(
+            "[Service]\nType=notify\nExecStart={start}\nRuntimeDirectory=killed\n{lines}\n"
+        );
+        systemd.put_unit("killed.service", &text);
+        systemd.start_unit("killed.service");
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(b"GET /hold HTTP/1.1\r\n\r\n").unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0, "it is answered, and held");
+        stream
+    };
+
+    let held = unit("");
+    let stop = systemd.start(&["systemctl", "stop", "killed.service"]);
+    systemd.wait_show("killed.service", "SubState", |state| state == "stop-sigterm", soon());
+    drop(held);
+    assert!(stop.finish(soon()).unwrap().status.success());
+
+    // The answer is that the first signal has been taken: two that wait are one.
+    let answer = format!("{HANDOVER} status --socket /run/killed/control");
+    let mut held = unit(&format!("ExecStop=/bin/kill -TERM $MAINPID\nExecStop={answer}"));
+    let begun = Instant::now();
+    assert!(systemd.systemctl(&["stop", "killed.service"]).success());
+    assert!(begun.elapsed() < drain, "it has not drained");
+    // An end, or a reset.
+    assert!(matches!(held.read(&mut [0; 4096]), Ok(0) | Err(_)));
+    assert!(doctor(systemd, &["killed"]).stdout.contains("error: ExecStop=/bin/kill"));
 }
 
 fn release(systemd: &Systemd) -> String {

@@ -143,7 +143,10 @@ fn each_setting_that_bites_is_found_and_put_right() {
         ("KillMode=none", "error", "KillMode"),
         ("KillSignal=SIGQUIT", "error", "KillSignal"),
         ("KillSignal=9", "error", "KillSignal"),
+        ("RestartKillSignal=SIGQUIT", "error", "RestartKillSignal"),
         ("SendSIGHUP=yes", "warning", "SendSIGHUP"),
+        ("ExecStop=/bin/kill -TERM $MAINPID", "error", "ExecStop"),
+        ("ExecStop=-/bin/sh -c 'kill $MAINPID'", "error", "ExecStop"),
         ("TimeoutStopSec=10s", "warning", "TimeoutStopSec"),
         ("TimeoutStartSec=1min", "error", "TimeoutStartSec"),
         ("TimeoutSec=55", "error", "TimeoutStartSec"),
@@ -161,6 +164,9 @@ fn each_setting_that_bites_is_found_and_put_right() {
             "ExecReload",
         ),
         ("ExecReload=\nExecReload=/usr/bin/handover upgrade", "error", "ExecReload"),
+        ("ExecStart=\nExecStart=bin/app", "error", "ExecStart"),
+        ("ExecStart=\nExecStart=/bin/sh -c '/srv/app/app -v'", "error", "ExecStart"),
+        ("PrivateTmp=no\nDynamicUser=no\nExecStart=\nExecStart=/tmp/app", "warning", "ExecStart"),
         ("ExecStart=\nExecStart=/tmp/app", "error", "PrivateTmp"),
         ("PrivateTmp=no\nExecStart=\nExecStart=/var/tmp/app", "error", "DynamicUser"),
         ("ExecStart=\nExecStart=\"/home/me/my app\" -v", "error", "ProtectHome"),
@@ -213,6 +219,9 @@ fn what_is_harmless_is_not_found() {
         "ProtectHome=tmpfs\nProtectHome=read-only\nExecStart=\nExecStart=/home/me/app",
         "ExecReload=+/usr/bin/true ; /usr/bin/true",
         "NotifyAccess=all\nNotifyAccess=",
+        "ExecStart=\nExecStart=app -v",
+        "ExecStart=\nExecStart=/bin/sh -c 'A=1 exec /srv/app/app'",
+        "ExecStop=/usr/bin/handover stop --socket /run/app/control",
     ] {
         let findings = Written::with(lines).findings(&[]);
         assert!(findings.is_empty(), "{lines}: {findings:#?}");
@@ -334,6 +343,31 @@ fn a_command_that_the_service_does_not_see_is_not_proposed() {
     let output = doctor.args(["doctor", "--systemd", "257"]).arg(&written.path).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("ExecReload=/usr/local/bin/handover upgrade"), "{said}");
+}
+
+#[test]
+fn a_script_is_left_to_its_author() {
+    let written = Written::with("ExecStart=\nExecStart=/bin/sh -c 'cd /srv; ./app'");
+    let (severity, about, write) = written.only(&[]);
+    assert_eq!((&*severity, &*about, &*write), ("error", "ExecStart", &[][..]));
+}
+
+#[test]
+fn a_socket_keeps_its_name_and_its_queue() {
+    let written = Written::new(&unit(&[APP]));
+    let path = written.folder.path().join("app.socket");
+    let abouts = |lines: &str| -> Vec<String> {
+        fs::write(&path, format!("[Socket]\nListenStream=80\n{lines}\n")).unwrap();
+        let ended = handover(&["doctor", "--systemd", "257", "--json", path.to_str().unwrap()]);
+        let judged: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let findings = judged["findings"].as_array().unwrap();
+        findings.iter().map(|finding| finding["about"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(abouts("FileDescriptorName=http\nFlushPending=no"), [""; 0]);
+    assert_eq!(abouts("FileDescriptorName=http\nFlushPending=yes"), ["FlushPending"]);
+    let two = "FileDescriptorName=http\nListenStream=81\nFileDescriptorName=admin";
+    assert_eq!(abouts(two), ["FileDescriptorName"]);
+    assert_eq!(abouts(&format!("{two}\nFileDescriptorName=\nFileDescriptorName=http")), [""; 0]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What is looked for in a unit.
 
 mod main_process;
+mod program;
 mod reload;
 mod sandbox;
 mod socket;
@@ -77,6 +78,7 @@ pub(super) fn check(unit: &Unit, asked: &Asked) -> Vec<Finding> {
     let mut findings = Findings::default();
     match unit.kind {
         Kind::Service => {
+            program::check(unit, &mut findings);
             main_process::check(unit, asked, &mut findings);
             reload::check(unit, asked, &mut findings);
             stop::check(unit, asked, &mut findings);

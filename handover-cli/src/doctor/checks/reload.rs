@@ -73,7 +73,7 @@ fn by_command(
 }
 
 /// `kill`, its like, and a shell that calls it.
-fn only_signals(command: &CommandLine) -> bool {
+pub(super) fn only_signals(command: &CommandLine) -> bool {
     let is_kill = |word: &str| ["kill", "pkill", "killall"].contains(&word);
     let is_shell = ["sh", "bash", "dash"].contains(&command.name());
     let in_shell = || {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::reload::is_signal;
+use super::reload::{is_signal, only_signals};
 use super::{Asked, Findings, longer_than};
 use crate::doctor::finding::Severity::Warning;
 use crate::doctor::timespan::Span;
@@ -14,6 +14,7 @@ const MARGIN: Duration = Duration::from_secs(15);
 pub(super) fn check(unit: &Unit, asked: &Asked, findings: &mut Findings) {
     all_are_reached(unit, findings);
     by_a_signal_that_drains(unit, findings);
+    and_by_one_only(unit, findings);
     in_the_time_of_a_drain(unit, asked, findings);
 }
 
@@ -32,17 +33,26 @@ fn all_are_reached(unit: &Unit, findings: &mut Findings) {
 }
 
 fn by_a_signal_that_drains(unit: &Unit, findings: &mut Findings) {
-    if let Some(signal) = unit.text("KillSignal")
-        && !is_signal(signal.value, "TERM", 15)
-        && !is_signal(signal.value, "INT", 2)
-    {
+    for setting in ["KillSignal", "RestartKillSignal"] {
+        let Some(signal) = unit.text(setting) else { continue };
+        if is_signal(signal.value, "TERM", 15) || is_signal(signal.value, "INT", 2) {
+            continue;
+        }
         let why = "the service drains on SIGTERM and SIGINT; any other signal kills it with its requests, \
             or means something else to it";
-        findings.error("KillSignal", signal.at, why).write(&["KillSignal=SIGTERM"]);
+        findings.error(setting, signal.at, why).write(&[&format!("{setting}=SIGTERM")]);
     }
     if let Some(hup) = unit.flag("SendSIGHUP").filter(|it| it.value) {
         let why = "SIGHUP asks for an upgrade, in the middle of a stop";
         findings.warning("SendSIGHUP", hup.at, why).write(&["SendSIGHUP=no"]);
+    }
+}
+
+fn and_by_one_only(unit: &Unit, findings: &mut Findings) {
+    for command in unit.commands("ExecStop").iter().filter(|it| only_signals(&it.value)) {
+        let why = "systemd sends its own signal as soon as this has returned, and a second one ends the \
+            drain at once (unless the first has not arrived yet)";
+        findings.error("ExecStop", command.at, why).write(&["ExecStop="]);
     }
 }
 

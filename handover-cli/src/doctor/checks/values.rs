@@ -10,7 +10,8 @@ use crate::doctor::unit_file::Assignment;
 /// More of them say nothing new: it is no unit then.
 const MAX_IGNORED: usize = 20;
 
-const FLAGS: [&str; 5] = ["RemainAfterExit", "PrivatePIDs", "DynamicUser", "SendSIGHUP", "Accept"];
+const FLAGS: [&str; 6] =
+    ["RemainAfterExit", "PrivatePIDs", "DynamicUser", "SendSIGHUP", "Accept", "FlushPending"];
 const TIMES: [&str; 5] =
     ["TimeoutStartSec", "TimeoutStopSec", "TimeoutSec", "WatchdogSec", "RuntimeMaxSec"];
 const CHOICES: [(&str, &[&str]); 5] = [

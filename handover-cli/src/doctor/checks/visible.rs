@@ -8,7 +8,7 @@ use crate::doctor::unit::{Unit, boolean};
 use crate::doctor::unit_file::Assignment;
 
 /// What a service with `PrivateTmp=` has for itself.
-const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+pub(super) const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 
 /// What a service with `ProtectHome=` sees nothing of.
 const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
