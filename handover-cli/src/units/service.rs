@@ -33,6 +33,8 @@ fn unit(text: &mut Text, plan: &Plan<'_>) {
     text.section("Unit").set("Description", description.replace('%', "%%"));
     // An address of its own need not be there before the network is.
     text.set("Wants", "network-online.target").set("After", "network-online.target");
+    text.why("Start it again for ever, and not five times in ten seconds.");
+    text.set("StartLimitIntervalSec", 0);
 }
 
 fn process(text: &mut Text, plan: &Plan<'_>) {
@@ -66,6 +68,10 @@ fn process(text: &mut Text, plan: &Plan<'_>) {
     }
     text.why("After any end but a stop: `on-failure` misses a crash in the instant of a takeover.");
     text.set("Restart", "always");
+    text.why("At once at first, and then more and more slowly. Needs systemd 254.");
+    text.set("RestartSec", "100ms").set("RestartSteps", 5).set("RestartMaxDelaySec", "10s");
+    text.why("A new version for which there is no memory must not end the old one.");
+    text.set("OOMPolicy", "continue");
 }
 
 fn times(text: &mut Text, plan: &Plan<'_>) {

@@ -139,6 +139,8 @@ fn each_setting_that_bites_is_found_and_put_right() {
         ("RuntimeMaxSec=1d", "warning", "RuntimeMaxSec"),
         ("Restart=on-failure", "warning", "Restart"),
         ("Restart=no", "warning", "Restart"),
+        ("OOMPolicy=stop", "warning", "OOMPolicy"),
+        ("OOMPolicy=kill", "warning", "OOMPolicy"),
         ("KillMode=process", "error", "KillMode"),
         ("KillMode=none", "error", "KillMode"),
         ("KillSignal=SIGQUIT", "error", "KillSignal"),
@@ -307,7 +309,7 @@ fn the_sockets_of_a_service_are_looked_at_with_it() {
 
 #[test]
 fn all_that_is_to_be_written_is_said_at_once() {
-    let text = "[Service]\nType=notify\nExecStart=/srv/app/app\nDynamicUser=yes\nRestart=always\n\
+    let text = "[Service]\nType=notify\nExecStart=/srv/app/app\nDynamicUser=yes\nRestart=always\nOOMPolicy=continue\n\
         ExecReload=/bin/kill -HUP $MAINPID\nTimeoutStartSec=2min\n";
     let written = Written::new(text);
     let (_, _, write) = written.only(&[]);

@@ -27,6 +27,7 @@ pub(super) fn check(unit: &Unit, asked: &Asked, findings: &mut Findings) {
     messages_are_heard(unit, findings);
     its_end_is_the_end(unit, findings);
     a_crash_restarts(unit, findings);
+    memory_ends_one_alone(unit, findings);
 }
 
 fn kind_lets_it_change(unit: &Unit, asked: &Asked, findings: &mut Findings) {
@@ -103,6 +104,18 @@ fn its_end_is_the_end(unit: &Unit, findings: &mut Findings) {
             kernel kills all others";
         findings.error("PrivatePIDs", pids.at, why).write(&["PrivatePIDs=no"]);
     }
+}
+
+fn memory_ends_one_alone(unit: &Unit, findings: &mut Findings) {
+    let found = unit.choice("OOMPolicy", &["continue", "stop", "kill"]);
+    if found.as_ref().is_some_and(|found| found.value == "continue") {
+        return;
+    }
+    let why = "if the kernel ends one process for want of memory, a new version that is too large or an \
+        old one that drains, systemd stops the whole service";
+    findings
+        .either(Warning, "OOMPolicy", found.as_ref(), "which is stop", why)
+        .write(&["OOMPolicy=continue"]);
 }
 
 fn a_crash_restarts(unit: &Unit, findings: &mut Findings) {
