@@ -28,7 +28,7 @@ use crate::sys::channel::{Channel, Received};
 use crate::sys::file;
 use crate::sys::poll::{Interest, Poller, Wake};
 use crate::sys::process::{Condition, Process};
-use crate::sys::spawn::{Command, Group};
+use crate::sys::spawn::{Command, Group, Parent};
 use crate::verdict::{Failure, Phase, Reason, Success, Timings, Verdict};
 
 /// What an upgrade needs to know of the process that it is to replace.
@@ -36,6 +36,8 @@ use crate::verdict::{Failure, Phase, Reason, Success, Timings, Verdict};
 pub(crate) struct Plan {
     pub(crate) config: Arc<Config>,
     pub(crate) options: UpgradeOptions,
+    /// Whose child the successor is.
+    pub(crate) parent: Parent,
     pub(crate) own_generation: u64,
     pub(crate) early: Providers,
     pub(crate) late: Providers,
@@ -171,7 +173,7 @@ impl Attempt {
             inherit: Some(theirs.as_fd()),
             streams: [None, None, stderr.as_ref().map(AsFd::as_fd)],
             blocked: plan.config.blocked,
-            parent: plan.config.parent,
+            parent: plan.parent,
             group: Group::Ours,
         }
         .spawn()

@@ -521,15 +521,10 @@ impl Builder {
                 timeout: self.check_timeout,
                 blocked: blocked_in_check,
             }),
-            parent: match self.parent {
-                Some(SuccessorParent::Predecessor) => Parent::Us,
-                Some(SuccessorParent::Supervisor) => Parent::Ours,
-                // Of a process that is no child of its own systemd learns the end too late, and on a
-                // stop it does not wait for it. The first process of a PID namespace has no parent in
-                // it, and clone(2) would refuse.
-                None if manager.notify_socket.is_some() && std::process::id() != 1 => Parent::Ours,
-                None => Parent::Us,
-            },
+            parent: self.parent.map(|parent| match parent {
+                SuccessorParent::Predecessor => Parent::Us,
+                SuccessorParent::Supervisor => Parent::Ours,
+            }),
             capture_stderr: self.capture_stderr,
             blocked,
             ready_timeout: self.ready_timeout,

@@ -30,7 +30,8 @@ pub(crate) struct Config {
     /// How a successor is started.
     pub(crate) program: Program,
     pub(crate) check: Option<Check>,
-    pub(crate) parent: Parent,
+    /// Whose child a successor is; if unset, the manager's where one listens.
+    pub(crate) parent: Option<Parent>,
     pub(crate) capture_stderr: bool,
     /// What a successor starts with blocked: what this process was started with, and the signals
     /// that its library will handle.

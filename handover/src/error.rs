@@ -193,9 +193,7 @@ impl fmt::Display for ErrorKind {
             }
             Self::TakeOver(error) => error.fmt(f),
             Self::FdStoreTooSmall { needed, max } => write_too_small(*needed, *max, f),
-            Self::FdStoreName { name } => {
-                write!(f, "\"{name}\" is too long for the fd store: choose a shorter name")
-            }
+            Self::FdStoreName { name } => write_too_long(name, f),
             Self::Signal { .. } => write!(f, "cannot catch a signal: choose another"),
             Self::NulByte { what } => write!(f, "{what} has a NUL byte in it"),
             Self::VariableName { name } => write!(
@@ -234,8 +232,12 @@ fn write_too_small(needed: u64, max: u64, f: &mut fmt::Formatter<'_>) -> fmt::Re
     write!(
         f,
         "there are {needed} descriptors for the fd store, which takes {max}: write \
-         FileDescriptorStoreMax={needed} in the unit (systemd 254 or newer)"
+         FileDescriptorStoreMax={needed} in the unit, and restart the service (systemd 254 or newer)"
     )
+}
+
+fn write_too_long(name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "\"{name}\" is too long for the fd store: choose a shorter name")
 }
 
 /// Why a listener, socket or descriptor could not be had.
@@ -299,6 +301,11 @@ pub enum ClaimErrorKind {
         needed: u64,
         /// How many it keeps.
         max: u64,
+    },
+    /// A name is too long, with its address, for systemd to keep the socket by it.
+    FdStoreName {
+        /// The name.
+        name: String,
     },
     /// An upgrade is under way, and the successor would not know of a new listener.
     UpgradeUnderWay,
@@ -368,6 +375,7 @@ impl ClaimErrorKind {
             | Self::PathAlive { .. }
             | Self::PathOccupied { .. }
             | Self::FdStoreTooSmall { .. }
+            | Self::FdStoreName { .. }
             | Self::UpgradeUnderWay => None,
         }
     }
@@ -422,6 +430,7 @@ impl fmt::Display for ClaimErrorKind {
                 path.display()
             ),
             Self::FdStoreTooSmall { needed, max } => write_too_small(*needed, *max, f),
+            Self::FdStoreName { name } => write_too_long(name, f),
             Self::UpgradeUnderWay => {
                 write!(f, "an upgrade is under way: try again when its verdict is known")
             }

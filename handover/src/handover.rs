@@ -251,9 +251,9 @@ pub(crate) fn claim<S: Claim>(
     if engine.upgrade_is_under_way() {
         return Err(fail(ClaimErrorKind::UpgradeUnderWay));
     }
-    engine.check_room_in_store().map_err(fail)?;
     let endpoint =
         engine.registry.claim(name, S::KIND, bind, stance, &shared.in_flight).map_err(fail)?;
+    engine.check_room_in_store().map_err(fail)?;
     engine.fill_store();
     drop(engine);
     S::from_endpoint(endpoint)

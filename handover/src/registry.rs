@@ -1,6 +1,6 @@
 //! What this process has by name: inherited, claimed, and to be handed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
@@ -38,6 +38,8 @@ pub(crate) struct Registry {
     inherited: BTreeMap<Name, Inherited>,
     endpoints: BTreeMap<Name, Weak<Endpoint>>,
     descriptors: BTreeMap<Name, Weak<OwnedFd>>,
+    /// Those of them that a service manager has passed.
+    activated_descriptors: BTreeSet<Name>,
     /// The names, as the predecessor knows them, of what was taken over.
     taken_over: Vec<Name>,
     /// Whether the predecessor has been told of them.
@@ -108,6 +110,23 @@ impl Registry {
         let item = Item { address, shared: true, activated: true, name: own_name };
         self.inherit(item, fd);
         Ok(())
+    }
+
+    /// Whether there is something by that name that nobody has claimed.
+    pub(crate) fn has_inherited(&self, name: &Name) -> bool {
+        self.inherited.contains_key(name)
+    }
+
+    /// The sockets that wait for a claim after `ready()` and are this service's own.
+    pub(crate) fn later(&self) -> Vec<Item> {
+        let waits = self.inherited.iter().filter(|(_, inherited)| {
+            inherited.later && !inherited.activated && inherited.address.is_some()
+        });
+        let item = |(name, inherited): (&Name, &Inherited)| Item {
+            address: inherited.address.clone(),
+            ..Item::new(name.clone())
+        };
+        waits.map(item).collect()
     }
 
     /// What a service manager has passed and nobody has claimed so far.
@@ -210,6 +229,9 @@ impl Registry {
         }
         let Some(inherited) = self.inherited.remove(&name) else { return Ok(None) };
         self.taken_over.push(name.clone());
+        if inherited.activated {
+            self.activated_descriptors.insert(name.clone());
+        }
         self.descriptors.insert(name, Arc::downgrade(&inherited.fd));
         Ok(Some(Descriptor(inherited.fd)))
     }
@@ -259,10 +281,11 @@ impl Registry {
             };
             (item, Held::Endpoint(endpoint))
         });
-        let descriptors = self
-            .descriptors
-            .iter()
-            .filter_map(|(name, fd)| Some((Item::new(name.clone()), Held::Other(fd.upgrade()?))));
+        let descriptors = self.descriptors.iter().filter_map(|(name, fd)| {
+            let activated = self.activated_descriptors.contains(name);
+            let item = Item { activated, shared: activated, ..Item::new(name.clone()) };
+            Some((item, Held::Other(fd.upgrade()?)))
+        });
         let later = self.inherited.iter().map(|(name, inherited)| {
             let Inherited { shared, activated, .. } = *inherited;
             let address = inherited.address.clone();

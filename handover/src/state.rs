@@ -55,6 +55,11 @@ impl State {
         self.name.as_str()
     }
 
+    /// When it was saved, if it was.
+    pub(crate) fn saved(&self) -> Option<Duration> {
+        self.saved
+    }
+
     pub(crate) fn name_as(&self) -> &Name {
         &self.name
     }

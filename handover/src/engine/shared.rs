@@ -103,11 +103,11 @@ impl Shared {
             (engine.status(), engine.deadline(), verdicts, told, ping)
         };
         let stage = status.stage;
-        if let Some(notifier) = ping
+        if let Some((notifier, sign)) = ping
             && self.is_alive()
         {
             // If systemd is busy the next one will do.
-            notifier.hint("WATCHDOG=1");
+            notifier.hint(&sign);
         }
         self.config.hooks.tell_rest(&self.wake);
         events.into_iter().for_each(|event| self.hub.publish(event));

@@ -100,7 +100,12 @@ impl Engine {
             self.stop_elders(Duration::ZERO);
         }
         for endpoint in self.registry.endpoints() {
-            endpoint.stop();
+            if self.supervision.store().is_some() {
+                // It is in the store, or its predecessor's is: what is queued is left to the next process.
+                endpoint.end();
+            } else {
+                endpoint.retire();
+            }
         }
         self.drain(Ending::Stopped);
     }
@@ -188,8 +193,14 @@ impl Engine {
             if !self.has_taken_leave() && !in_a_hurry {
                 return;
             }
-        } else if !(late || in_a_hurry || self.has_taken_leave()) {
-            return;
+        } else if !(in_a_hurry || self.has_taken_leave()) {
+            if !late {
+                return;
+            }
+            if !self.supervision.may_go() {
+                self.drain_deadline = now.checked_add(FAREWELL_TIMEOUT);
+                return;
+            }
         }
         self.stage = Stage::Done;
         self.give_up_current();

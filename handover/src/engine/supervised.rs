@@ -3,12 +3,17 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use handover_proto::Name;
-
 use super::{Ending, Engine, Stage};
 use crate::error::{ClaimErrorKind, Error, ErrorKind};
 use crate::state::Provider;
-use crate::systemd::{Passed, Standing, Store};
+use crate::sys::spawn::Parent;
+use crate::systemd::{Heard, Passed, Standing, Store};
+
+/// What systemd's fd store does not take.
+enum Misfit {
+    Name(String),
+    Number { needed: u64, max: u64 },
+}
 
 impl Engine {
     /// Takes what systemd has passed to this process.
@@ -27,44 +32,52 @@ impl Engine {
         tracing::info!(sockets, states, "recovering from the fd store");
         self.is_recovery = true;
         for (item, fd) in stored.sockets {
-            self.registry.inherit(item, fd);
+            if self.registry.has_inherited(&item.name) {
+                let name = item.name;
+                tracing::warn!(%name, "a .socket unit has the name of a socket in the fd store: that goes");
+            } else {
+                self.registry.inherit(item, fd);
+            }
         }
         self.early_states = stored.states;
     }
 
     /// Whether all that is to be kept can be.
     pub(super) fn check_store(&mut self) -> Result<(), Error> {
+        self.find_what_does_not_fit().map_err(|misfit| {
+            let kind = match misfit {
+                Misfit::Name(name) => ErrorKind::FdStoreName { name },
+                Misfit::Number { needed, max } => ErrorKind::FdStoreTooSmall { needed, max },
+            };
+            self.refuse(kind.to_string());
+            self.error(kind)
+        })
+    }
+
+    /// The same for a socket that was claimed just now, if this process serves.
+    pub(crate) fn check_room_in_store(&self) -> Result<(), ClaimErrorKind> {
+        if self.stage != Stage::Serving {
+            return Ok(());
+        }
+        self.find_what_does_not_fit().map_err(|misfit| match misfit {
+            Misfit::Name(name) => ClaimErrorKind::FdStoreName { name },
+            Misfit::Number { needed, max } => ClaimErrorKind::FdStoreTooSmall { needed, max },
+        })
+    }
+
+    fn find_what_does_not_fit(&self) -> Result<(), Misfit> {
         let Some(store) = self.supervision.store() else { return Ok(()) };
         let endpoints = self.registry.endpoints();
         let own: Vec<_> = endpoints.iter().filter(|endpoint| !endpoint.activated).collect();
         let providers = self.early.lock().unwrap_or_else(PoisonError::into_inner);
-        let too_long = own
-            .iter()
-            .find(|endpoint| !Store::takes(endpoint))
-            .map(|endpoint| endpoint.name.to_string())
-            .or_else(|| {
-                let mut names = providers.iter().map(|provider| &provider.name);
-                names.find(|name| !Store::takes_state(name)).map(Name::to_string)
-            });
-        let kind = match (too_long, store.lacks(own.len(), providers.len())) {
-            (Some(name), _) => ErrorKind::FdStoreName { name },
-            (None, Some((needed, max))) => ErrorKind::FdStoreTooSmall { needed, max },
-            (None, None) => return Ok(()),
-        };
-        drop(providers);
-        self.refuse(kind.to_string());
-        Err(self.error(kind))
-    }
-
-    /// Whether one more socket can be kept, if this process serves.
-    pub(crate) fn check_room_in_store(&self) -> Result<(), ClaimErrorKind> {
-        let Some(store) = self.supervision.store().filter(|_| self.stage == Stage::Serving) else {
-            return Ok(());
-        };
-        let kept = self.registry.endpoints().iter().filter(|e| !e.activated).count() + 1;
-        let providers = self.early.lock().unwrap_or_else(PoisonError::into_inner);
-        match store.lacks(kept, providers.len()) {
-            Some((needed, max)) => Err(ClaimErrorKind::FdStoreTooSmall { needed, max }),
+        let too_long = own.iter().find(|endpoint| !Store::takes(endpoint)).map(|it| &it.name);
+        let mut states = providers.iter().map(|provider| &provider.name);
+        if let Some(name) = too_long.or_else(|| states.find(|name| !Store::takes_state(name))) {
+            return Err(Misfit::Name(name.to_string()));
+        }
+        let sockets = own.len() + self.registry.later().len();
+        match store.lacks(sockets, providers.len()) {
+            Some((needed, max)) => Err(Misfit::Number { needed, max }),
             None => Ok(()),
         }
     }
@@ -77,7 +90,8 @@ impl Engine {
         let provided = providers.iter().filter(|_| self.supervision.store().is_some());
         let states = Store::names_of([], provided.map(|provider| &provider.name));
         drop(providers);
-        before.retain(|name| !states.contains(name));
+        let later = Store::names_of(&self.registry.later(), []);
+        before.retain(|name| !states.contains(name) && !later.contains(name));
         store.keep(&self.registry.endpoints(), &before);
     }
 
@@ -113,6 +127,14 @@ impl Engine {
         self.wake.set();
     }
 
+    /// Whose child a successor is, unless the application has said. Of a process that is no child of its
+    /// own systemd learns the end too late, and on a stop it does not wait for it. The first process of
+    /// a PID namespace has no parent in it, and clone(2) would refuse.
+    pub(super) fn successor_parent(&self) -> Parent {
+        let is_first = std::process::id() == 1;
+        if self.supervision.is_main() && !is_first { Parent::Ours } else { Parent::Us }
+    }
+
     /// The successor serves for good: systemd is told.
     pub(super) fn announce(&mut self) {
         let Some(attempt) = self.attempt.as_ref().filter(|attempt| attempt.is_own()) else {
@@ -137,10 +159,14 @@ impl Engine {
         };
         let older = self.lines.len() + usize::from(self.confirmed && self.link.is_some());
         let was_done = self.supervision.is_done();
-        if self.supervision.step(standing, older, now, &self.poller)
-            && let Some(attempt) = &mut self.attempt
-        {
-            attempt.announced(&self.poller);
+        match self.supervision.step(standing, older, now, &self.poller) {
+            Some(Heard::OfSuccessor) => {
+                if let Some(attempt) = &mut self.attempt {
+                    attempt.announced(&self.poller);
+                }
+            }
+            Some(Heard::Nothing) => self.announced(),
+            None => {}
         }
         if !was_done && self.supervision.is_done() {
             // A drain may have waited for it.

@@ -435,6 +435,7 @@ impl Engine {
         Plan {
             config: Arc::clone(&self.config),
             options: self.current.as_ref().map(|w| w.options.clone()).unwrap_or_default(),
+            parent: self.config.parent.unwrap_or_else(|| self.successor_parent()),
             own_generation: self.generation,
             early: Arc::clone(&self.early),
             late: Arc::clone(&self.late),

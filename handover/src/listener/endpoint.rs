@@ -171,12 +171,6 @@ impl Endpoint {
         Ok(clone)
     }
 
-    /// The service stops: what is queued at a socket that outlives it is left there for the next
-    /// process, the rest is taken.
-    pub(crate) fn stop(&self) {
-        if self.kept.get().is_some() { self.end() } else { self.retire() }
-    }
-
     /// Nothing new comes; what is queued is taken, then the endpoint has ended.
     pub(crate) fn retire(&self) {
         let mut retirement = self.retirement();

@@ -17,6 +17,8 @@ use rustix::net::{
 pub(crate) struct NotifySocket {
     fd: OwnedFd,
     address: OsString,
+    /// It was connected anew.
+    is_new: bool,
 }
 
 impl NotifySocket {
@@ -35,23 +37,29 @@ impl NotifySocket {
         let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         // Connected, poll(2) tells when there is room in the queue at the other end.
         rustix::net::connect(&fd, &at)?;
-        Ok(Self { fd, address: address.to_owned() })
+        Ok(Self { fd, address: address.to_owned(), is_new: false })
     }
 
     /// Sends one datagram with its descriptors, whole or not at all.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when the other end's queue is full.
+    /// `WouldBlock` when the other end's queue is full, `QuotaExceeded` when the kernel is short of memory
+    /// or this user has too many descriptors in flight, of which nothing tells when it is over.
     pub(crate) fn send(&mut self, text: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         match self.try_send(text, descriptors) {
             // The manager has made its socket anew.
             Err(e) if matches!(e.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOTCONN)) => {
-                *self = Self::connect(&self.address)?;
+                *self = Self { is_new: true, ..Self::connect(&self.address)? };
                 self.try_send(text, descriptors)
             }
             sent => sent,
         }
+    }
+
+    /// Whether it is another one since this was asked.
+    pub(crate) fn is_new(&mut self) -> bool {
+        std::mem::take(&mut self.is_new)
     }
 
     fn try_send(&self, text: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -64,8 +72,7 @@ impl NotifySocket {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         match rustix::net::sendmsg(&self.fd, &[IoSlice::new(text)], &mut ancillary, flags) {
             Ok(_) => Ok(()),
-            // Too many descriptors of this user are in flight: it passes, like a full queue.
-            Err(Errno::TOOMANYREFS | Errno::NOBUFS) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(Errno::TOOMANYREFS | Errno::NOBUFS) => Err(io::ErrorKind::QuotaExceeded.into()),
             Err(e) => Err(e.into()),
         }
     }

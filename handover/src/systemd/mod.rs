@@ -29,7 +29,7 @@ use std::time::Duration;
 pub(crate) use activation::Passed;
 pub use store::Saved;
 pub(crate) use store::{Kept, Store};
-pub(crate) use supervision::{Standing, Supervision};
+pub(crate) use supervision::{Heard, Standing, Supervision};
 
 /// What the variables say of the service manager.
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::sys::file;
 use crate::sys::notify::NotifySocket;
@@ -42,7 +43,12 @@ struct Out {
     queue: VecDeque<Message>,
     /// Whether the poller tells when there is room.
     is_watched: bool,
+    /// When to try again although there is room.
+    retry: Option<Instant>,
 }
+
+/// How long to leave the kernel alone that has too many descriptors of this user in flight.
+const QUOTA_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 struct Message {
@@ -53,7 +59,7 @@ struct Message {
 impl Notifier {
     pub(crate) fn connect(address: &OsStr, voice: Voice, wake: &Arc<Wake>) -> io::Result<Self> {
         let socket = NotifySocket::connect(address)?;
-        let out = Out { socket, queue: VecDeque::new(), is_watched: false };
+        let out = Out { socket, queue: VecDeque::new(), is_watched: false, retry: None };
         Ok(Self { voice: AtomicU8::new(voice as u8), out: Mutex::new(out), wake: Arc::clone(wake) })
     }
 
@@ -110,8 +116,11 @@ impl Notifier {
     /// Sends what the queue takes now, and has the poller tell when it takes more.
     pub(crate) fn flush(&self, poller: &Poller) {
         let mut out = self.out();
-        out.flush();
-        let wanted = !out.queue.is_empty();
+        if out.flush() {
+            // The new one is not watched.
+            out.is_watched = false;
+        }
+        let wanted = !out.queue.is_empty() && out.retry.is_none();
         if wanted == out.is_watched {
             return;
         }
@@ -124,9 +133,16 @@ impl Notifier {
         out.is_watched = wanted;
     }
 
+    /// When to flush again if nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.out().retry
+    }
+
     fn push(&self, out: &mut Out, text: String, descriptor: Option<OwnedFd>) {
         out.queue.push_back(Message { text, descriptor });
-        out.flush();
+        if out.flush() {
+            out.is_watched = false;
+        }
         if !out.queue.is_empty() {
             // The waiter flushes the rest.
             self.wake.set();
@@ -139,16 +155,26 @@ impl Notifier {
 }
 
 impl Out {
-    fn flush(&mut self) {
+    /// Returns whether the socket is another one now.
+    fn flush(&mut self) -> bool {
+        self.retry = None;
+        let mut is_new = false;
         while let Some(Message { text, descriptor }) = self.queue.front() {
             let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
-            match self.socket.send(text.as_bytes(), &descriptors) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+            let sent = self.socket.send(text.as_bytes(), &descriptors);
+            is_new |= self.socket.is_new();
+            match sent {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return is_new,
+                Err(e) if e.kind() == io::ErrorKind::QuotaExceeded => {
+                    self.retry = Some(Instant::now() + QUOTA_PAUSE);
+                    return is_new;
+                }
                 Err(error) => tracing::warn!(text, %error, "systemd cannot be told"),
                 Ok(()) => {}
             }
             self.queue.pop_front();
         }
+        is_new
     }
 }
 

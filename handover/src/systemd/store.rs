@@ -46,8 +46,8 @@ const MAX_PLACES_BYTES: u64 = 4 << 20;
 pub enum Saved {
     /// systemd has it: whoever is started after a crash gets it.
     InFdStore,
-    /// In this process, until systemd knows it as the main one: its predecessor is about to announce it,
-    /// or can still take back over. A crash before that finds what was saved before.
+    /// In this process, until systemd knows it as the main one (its predecessor is about to announce it, or
+    /// can still take back over), or takes what it is told. A crash before that finds what was saved before.
     Later,
     /// Nowhere: the service does not use the fd store, or does not run under systemd, or this process
     /// does not serve.
@@ -169,7 +169,14 @@ impl Stored {
         self.names.push(entry.fd_name());
         match entry {
             Entry::Socket { name, asked } => {
-                self.sockets.push((Item { address: Some(asked), ..Item::new(name) }, fd));
+                let item = Item { address: Some(asked), ..Item::new(name) };
+                let same = self.sockets.iter_mut().find(|(other, _)| *other == item);
+                match same {
+                    // One of them may have been taken out of service, and not out of the store.
+                    Some(other) if is_listening(&fd) => *other = (item, fd),
+                    Some(_) => {}
+                    None => self.sockets.push((item, fd)),
+                }
             }
             Entry::State { name, slot } => match State::recover(name.clone(), fd) {
                 Ok(state) => self.add_state(state, slot),
@@ -181,7 +188,7 @@ impl Stored {
     /// Of two of a name the newer one counts: a crash came before the other was removed.
     fn add_state(&mut self, state: State, slot: Slot) {
         let same = self.states.iter().position(|other| other.name() == state.name());
-        if same.is_some_and(|index| self.states[index].age() <= state.age()) {
+        if same.is_some_and(|index| self.states[index].saved() >= state.saved()) {
             return;
         }
         same.map(|index| self.states.swap_remove(index));
@@ -198,7 +205,9 @@ pub(crate) struct Store {
     max: u64,
     /// The application wants it. If not, what others have left there is taken out.
     is_used: bool,
-    /// Locked while a state is saved.
+    /// Held while a state is written and put there, one after the other. Not by the waiter: what is
+    /// called meanwhile is the application's.
+    saving: Mutex<()>,
     states: Mutex<States>,
 }
 
@@ -213,7 +222,7 @@ struct States {
 
 impl Store {
     pub(super) fn new(notifier: Arc<Notifier>, max: u64, is_used: bool) -> Self {
-        Self { notifier, max, is_used, states: Mutex::default() }
+        Self { notifier, max, is_used, saving: Mutex::default(), states: Mutex::default() }
     }
 
     pub(super) fn is_used(&self) -> bool {
@@ -272,6 +281,7 @@ impl Store {
     }
 
     /// Keeps these sockets, and of what was kept before by those names only what is one of them.
+    /// Each name of those is there as often as it was found.
     pub(crate) fn keep(&self, endpoints: &[Arc<Endpoint>], before: &[String]) {
         let ours = endpoints.iter().filter(|endpoint| self.is_used && !endpoint.activated);
         let named: Vec<_> = ours.map(|endpoint| (socket_name(endpoint), endpoint)).collect();
@@ -279,6 +289,10 @@ impl Store {
             self.remove(name);
         }
         for (name, endpoint) in named {
+            if before.iter().filter(|old| **old == name).count() > 1 {
+                // What is not this one would never leave.
+                self.remove(&name);
+            }
             // The fd is told by its file description: one that is kept is not kept twice.
             match endpoint.as_fd().try_clone_to_owned() {
                 Ok(fd) => {
@@ -288,9 +302,16 @@ impl Store {
             }
             endpoint.kept_as(Kept { notifier: Arc::clone(&self.notifier), name });
         }
+        self.catch_up();
+    }
+
+    /// Puts there what has waited for systemd to hear this process, or to take what it was told.
+    pub(crate) fn catch_up(&self) {
         let mut states = self.states();
-        for (name, fd) in std::mem::take(&mut states.later) {
-            self.put(&mut states, name, fd);
+        if !states.later.is_empty() && self.notifier.is_main() && self.notifier.is_flushed() {
+            for (name, fd) in std::mem::take(&mut states.later) {
+                self.put(&mut states, name, fd);
+            }
         }
     }
 
@@ -317,13 +338,15 @@ impl Store {
         max_bytes: u64,
     ) -> Result<Saved, StateError> {
         // Until the end: what is written first is not to replace what is written later.
-        let mut states = self.states();
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.notifier.is_main() && !self.notifier.is_expected() {
             return Ok(Saved::Nowhere);
         }
         let sealed =
             write_one(provider, in_flight, max_bytes, Some(Trailer::now(provider.version)))?;
-        if self.notifier.is_expected() {
+        let mut states = self.states();
+        // A queue that systemd does not empty is not to grow with each save.
+        if self.notifier.is_expected() || (self.notifier.is_main() && !self.notifier.is_flushed()) {
             states.later.insert(sealed.name, sealed.fd);
             return Ok(Saved::Later);
         }
@@ -355,6 +378,10 @@ impl Store {
     fn remove(&self, name: &str) {
         self.notifier.say(format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
     }
+}
+
+fn is_listening(fd: &OwnedFd) -> bool {
+    crate::sys::socket::facts(fd.as_fd()).is_ok_and(|facts| facts.listening)
 }
 
 fn socket_name(endpoint: &Endpoint) -> String {

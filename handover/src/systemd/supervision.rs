@@ -39,7 +39,7 @@ enum Role {
     /// it does not serve, and on probation.
     Awaiting { until: Option<Instant> },
     /// It has announced its successor, and waits for systemd to have heard that.
-    Announcing { barrier: OwnedFd, until: Instant },
+    Announcing { barrier: Option<OwnedFd>, until: Instant },
     /// It was the main process.
     Former,
 }
@@ -75,10 +75,25 @@ pub(crate) struct Supervision {
     stored_before: Vec<String>,
 }
 
+/// What comes of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// systemd knows the successor.
+    OfSuccessor,
+    /// Nothing from the predecessor: this process counts as announced.
+    Nothing,
+}
+
 #[derive(Debug)]
 struct Watchdog {
-    interval: Duration,
+    timeout: Duration,
     next: Option<Instant>,
+}
+
+impl Watchdog {
+    fn interval(&self) -> Duration {
+        (self.timeout / PINGS_PER_TIMEOUT).max(Duration::from_millis(1))
+    }
 }
 
 impl Supervision {
@@ -113,7 +128,7 @@ impl Supervision {
             watchdog: environment
                 .watchdog
                 .filter(|_| notifier.is_some())
-                .map(|timeout| Watchdog { interval: timeout / PINGS_PER_TIMEOUT, next: None }),
+                .map(|timeout| Watchdog { timeout, next: None }),
             tick: None,
             notifier,
             store,
@@ -258,13 +273,12 @@ impl Supervision {
             poller.add(&barrier, Interest::HangUp)?;
             Ok(barrier)
         });
-        self.role = match barrier {
-            Ok(barrier) => Role::Announcing { barrier, until: Instant::now() + BARRIER_TIMEOUT },
-            Err(error) => {
-                tracing::warn!(%error, "not waiting for systemd to know the successor");
-                Role::Former
-            }
-        };
+        let barrier = barrier.inspect_err(
+            |error| tracing::warn!(%error, "systemd is not asked whether it has heard"),
+        );
+        let patience = if barrier.is_ok() { BARRIER_TIMEOUT } else { Duration::ZERO };
+        let until = Instant::now() + patience;
+        self.role = Role::Announcing { barrier: barrier.ok(), until };
     }
 
     /// The service stops: for good, as far as systemd is concerned.
@@ -290,38 +304,45 @@ impl Supervision {
         };
         let watchdog = self.watchdog.as_ref().and_then(|watchdog| watchdog.next);
         let own = [self.tick, watchdog].into_iter().flatten().min().filter(|_| self.is_main());
-        self.notifier.as_ref().and([role, own].into_iter().flatten().min())
+        let notifier = self.notifier.as_ref()?;
+        [role, own, notifier.deadline()].into_iter().flatten().min()
     }
 
-    /// Does what can be done without waiting; so many older generations drain. Returns whether systemd
-    /// has heard of the successor with this step.
+    /// Does what can be done without waiting; so many older generations drain.
     pub(crate) fn step(
         &mut self,
         standing: Standing,
         older: usize,
         now: Instant,
         poller: &Poller,
-    ) -> bool {
-        let Some(notifier) = self.notifier.clone() else { return false };
-        let mut heard = false;
-        match &self.role {
+    ) -> Option<Heard> {
+        let notifier = self.notifier.clone()?;
+        let heard = match &mut self.role {
             Role::Awaiting { until: Some(until) } if now >= *until => {
                 tracing::warn!("no word from the predecessor that systemd knows this process");
-                self.announced(now);
+                Some(Heard::Nothing)
             }
             Role::Announcing { barrier, until } => {
-                let is_heard = poll::look(&[barrier.as_fd()]).is_ok_and(|found| found[0].hung_up);
-                if is_heard || now >= *until {
+                let is_heard = barrier.as_ref().is_some_and(|barrier| {
+                    poll::look(&[barrier.as_fd()]).is_ok_and(|found| found[0].hung_up)
+                });
+                if !notifier.is_flushed() {
+                    // What is not in systemd's queue would be lost with this process.
+                    *until = now + BARRIER_TIMEOUT;
+                    None
+                } else if is_heard || now >= *until {
                     if !is_heard {
                         tracing::warn!("systemd does not say that it knows the successor");
                     }
-                    poller.remove(barrier);
+                    barrier.iter().for_each(|barrier| poller.remove(barrier));
                     self.role = Role::Former;
-                    heard = true;
+                    Some(Heard::OfSuccessor)
+                } else {
+                    None
                 }
             }
-            Role::Main | Role::Awaiting { .. } | Role::Former => {}
-        }
+            Role::Main | Role::Awaiting { .. } | Role::Former => None,
+        };
         self.keep_time(standing, now, &notifier);
         self.status.set_older(older);
         if self.serves && notifier.is_main() {
@@ -331,6 +352,9 @@ impl Supervision {
             }
         }
         notifier.flush(poller);
+        if let Some(store) = self.own_store() {
+            store.catch_up();
+        }
         heard
     }
 
@@ -348,16 +372,27 @@ impl Supervision {
         if let Standing::Stopping { in_flight, left } = standing {
             self.status.stopping(in_flight, left);
         }
-        notifier.hint(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
+        if self.watchdog.is_none() {
+            notifier.hint(extension(EXTENSION).trim_start());
+        }
     }
 
-    /// Whether a sign of life is due; the next one is, after a while. Returns where to give it.
-    pub(crate) fn ping_due(&mut self, now: Instant) -> Option<Arc<Notifier>> {
+    /// Whether a sign of life is due; the next one is, after a while. Returns it, and where to give it.
+    ///
+    /// For systemd more time is more time for the watchdog as well: so it is asked for together with
+    /// the sign of life, and for no longer than that is good for.
+    pub(crate) fn ping_due(&mut self, now: Instant) -> Option<(Arc<Notifier>, String)> {
         let notifier = self.notifier.as_ref().filter(|notifier| notifier.is_main())?;
         let watchdog = self.watchdog.as_mut()?;
         watchdog.next.filter(|next| now >= *next)?;
-        watchdog.next = now.checked_add(watchdog.interval);
-        Some(Arc::clone(notifier))
+        watchdog.next = now.checked_add(watchdog.interval());
+        let more = self.tick.map_or_else(String::new, |_| extension(watchdog.timeout));
+        Some((Arc::clone(notifier), format!("WATCHDOG=1{more}")))
+    }
+
+    /// Whether this process may exit when its time is over: not with what makes its successor known.
+    pub(crate) fn may_go(&self) -> bool {
+        !matches!(self.role, Role::Announcing { .. })
     }
 
     /// Whether everything was said that has to be before this process may exit.
@@ -365,4 +400,9 @@ impl Supervision {
         let is_flushed = self.notifier.as_ref().is_none_or(|notifier| notifier.is_flushed());
         is_flushed && !matches!(self.role, Role::Announcing { .. })
     }
+}
+
+/// Asks for that much more time.
+fn extension(time: Duration) -> String {
+    format!("\nEXTEND_TIMEOUT_USEC={}", time.as_micros())
 }

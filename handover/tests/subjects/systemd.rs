@@ -9,7 +9,9 @@
 //! | `all:tcp:NAME` | claim all of that name |
 //! | `fifo:NAME` | claim the FIFO that systemd has passed |
 //! | `store:` | use the fd store |
-//! | `state:NAME` | count requests in a state of that name; `GET /save` saves it, and `GET /late-listen` binds one more socket |
+//! | `state:NAME` | count requests in a state of that name; `GET /save` saves it |
+//! | `gate:FIFO` | write that state only when somebody has written to the FIFO, if it is there |
+//! | `later:NAME` | leave a socket of that name to a later generation |
 //! | `control:PATH`, `probation:MS`, `drain:MS` | as the builder has it |
 //! | `fail:FILE` | fail at the start if there is such a file, saying what is in it |
 //! | `slow:FILE` | if there is such a file, initialise for so many milliseconds as it says, and ask for that time |
@@ -17,17 +19,18 @@
 //! | `hang:FILE` | hang in the thread that gives them, if there is such a file when it serves |
 //!
 //! Streams are answered as HTTP with `PID COUNT`, and `GET /hold` is then held open until the client
-//! closes; datagrams are answered with the pid. What happens is printed, one line each.
+//! closes. `GET /listen` binds one more socket, which `GET /unlisten` drops, and `GET /listen-long` one of a
+//! name that is too long. Datagrams are answered with the pid. What happens is printed, one line each.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, id};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 use std::{env, fs, thread};
 
@@ -50,6 +53,12 @@ const VARIABLES: [&str; 6] = [
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
 static HANDLE: OnceLock<Handle> = OnceLock::new();
+
+/// A socket that was bound later.
+static LATE: Mutex<Option<TcpListener>> = Mutex::new(None);
+
+/// What the state waits for.
+static GATE: OnceLock<PathBuf> = OnceLock::new();
 
 fn main() -> ExitCode {
     if env::var_os("SUBJECT_LOG").is_some() {
@@ -103,6 +112,8 @@ fn serve(arguments: Vec<String>) -> Result<(), Box<dyn Error>> {
                 thread::sleep(time);
             }
             ("hang", file) => hangs = Some(PathBuf::from(file)),
+            ("gate", file) => drop(GATE.set(file.into())),
+            ("later", name) => println!("later {pid} {name} {}", handover.claim_later(name)),
             ("state", name) => restore(&handover, name)?,
             _ => claim(&handover, argument)?,
         }
@@ -130,7 +141,16 @@ fn restore(handover: &Handover, name: &str) -> Result<(), Box<dyn Error>> {
         let is_old = state.age().map_or("handed over", |_| "saved");
         println!("state {} {name} version {} {is_old}: {count}", id(), state.version());
     }
-    handover.provide_state(name, 7, |out| Ok(write!(out, "{}", COUNT.load(Ordering::SeqCst))?))?;
+    handover.provide_state(name, 7, |out| {
+        if let Some(gate) = GATE.get().filter(|gate| gate.exists()) {
+            println!("waiting {}", id());
+            // Opening it waits for who writes.
+            let _ = fs::File::open(gate)?.read(&mut [0]);
+            // What the application may do while it writes.
+            println!("generation {}", HANDLE.get().map_or(0, Handle::generation));
+        }
+        Ok(write!(out, "{}", COUNT.load(Ordering::SeqCst))?)
+    })?;
     Ok(())
 }
 
@@ -251,9 +271,18 @@ fn answer(stream: impl Read + Write) -> std::io::Result<()> {
         let saved = handle.map(|handle| handle.save_state("count"));
         body += &format!(" {saved:?}");
     }
-    if first.starts_with("GET /late-listen ") {
-        let late = handle.map(|handle| handle.listen::<TcpListener>("late", "127.0.0.1:0"));
-        body += &format!(" {:?}", late.map(|late| late.map(|_| "bound")));
+    let listen = |name: &str| handle.map(|handle| handle.listen(name, "127.0.0.1:0"));
+    if first.starts_with("GET /listen ") {
+        let listened =
+            listen("late").map(|late| late.map(|late| *LATE.lock().unwrap() = Some(late)));
+        body += &format!(" {listened:?}");
+    }
+    if first.starts_with("GET /unlisten ") {
+        LATE.lock().unwrap().take();
+    }
+    if first.starts_with("GET /listen-long ") {
+        body +=
+            &format!(" {:?}", listen(&"ä".repeat(80)).map(|late| late.map(|_: TcpListener| ())));
     }
     let length = body.len();
     let answer =

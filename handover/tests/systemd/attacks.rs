@@ -1,5 +1,7 @@
 //! Processes that are killed and stopped at bad moments, systemd itself among them.
 
+use std::os::unix::net::UnixDatagram;
+
 use handover_testkit::process::{signal, try_signal};
 use handover_testkit::{Fault, Load, Outcome, Pid, Signal, Systemd, recheck, soon};
 
@@ -18,6 +20,7 @@ on_systemd_257! {
     a_storm_of_reloads,
     a_new_main_process_killed_at_once,
     an_old_process_that_drains_does_not_hold_up_the_one_after_a_crash,
+    systemd_itself_stopped_with_its_queue_full,
 }
 
 const LINES: &str = "Type=notify-reload\nTimeoutStartSec=3\nTimeoutStopSec=20\nRestart=always\n\
@@ -192,4 +195,29 @@ fn systemd_itself_stopped_during_an_upgrade(systemd: Systemd) {
     assert!(unit.reload());
     assert!(unit.systemd.systemctl(&["stop", UNIT]).success());
     unit.assert_quiet();
+}
+
+fn systemd_itself_stopped_with_its_queue_full(systemd: Systemd) {
+    let unit = Unit::new(systemd, "tcp:http=ADDRESS store: state:count", LINES);
+    let first = unit.start();
+    let host = unit.systemd.main(UNIT);
+    let load = unit.load();
+    let init = unit.systemd.init();
+    signal(init, Signal::STOP);
+    let noise = UnixDatagram::unbound().unwrap();
+    noise.set_nonblocking(true).unwrap();
+    let notify = format!("/proc/{init}/root/run/systemd/notify");
+    while noise.send_to(b"STATUS=noise", &notify).is_ok() {}
+
+    signal(host, Signal::HUP);
+    let second = load.wait_answered_by(|pid| pid != first, soon()).unwrap();
+    // Longer than the old process waits for the word of a systemd that has room.
+    load.wait_answers(8 * 200, soon()).unwrap();
+    signal(init, Signal::CONT);
+
+    unit.wait_show("MainPID", |pid| pid == second.to_string());
+    unit.wait_show("StatusText", |text| text == "generation 2 serves");
+    load.stop().assert_nothing_lost();
+    assert_eq!(unit.show("NRestarts"), "0");
+    assert!(unit.reload());
 }

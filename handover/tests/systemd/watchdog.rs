@@ -12,6 +12,7 @@ on_every_systemd! {
 
 on_systemd_257! {
     a_service_that_is_ill_gives_no_sign_of_life,
+    nor_does_one_whose_successor_is_on_probation,
     a_long_initialisation_and_a_long_drain_get_the_time_they_ask_for,
 }
 
@@ -79,6 +80,20 @@ fn a_service_that_is_ill_gives_no_sign_of_life(systemd: Systemd) {
     unit.wait_show("NRestarts", |restarts| restarts != "0");
     unit.wait_show("SubState", |state| state == "running");
     wait_signs(&unit, 2);
+}
+
+fn nor_does_one_whose_successor_is_on_probation(systemd: Systemd) {
+    let arguments = "tcp:http=ADDRESS ill:FOLDER/ill probation:600000";
+    let unit = Unit::new(systemd, arguments, LINES);
+    unit.start();
+    let reload = unit.begin("reload");
+    unit.wait_show("StatusText", |text| text.contains("on probation"));
+    wait_signs(&unit, 5);
+    unit.leave("ill", "");
+    unit.wait_journal("Watchdog timeout");
+    unit.remove("ill");
+    unit.wait_show("NRestarts", |restarts| restarts != "0");
+    drop(reload);
 }
 
 fn a_long_initialisation_and_a_long_drain_get_the_time_they_ask_for(systemd: Systemd) {
