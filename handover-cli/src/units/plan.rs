@@ -80,7 +80,6 @@ impl<'a> Plan<'a> {
             std::iter::once(program).chain(args.arguments.iter().map(|a| quote::argument(a)));
         let start = words.collect::<Vec<_>>().join(" ");
         let sockets = sockets(args, &name)?;
-        check_store(args, control.is_some())?;
         let is_at_home = |line: &str| is_below(line.trim_start_matches('"'), &HOMES);
         let needs_home = is_at_home(&args.binary) || reload.as_deref().is_some_and(is_at_home);
         Ok(Self { args, name, start, reload, control, sockets, needs_home })
@@ -203,17 +202,6 @@ fn upgrade_command(args: &Args, control: &Control) -> Result<String, String> {
     let command = quote::program("this command", &path).map_err(hint)?;
     check_visible("this command", &path).map_err(hint)?;
     Ok(format!("{command} upgrade --socket {}", quote::argument(&control.path)))
-}
-
-/// What is too small shows only after a crash.
-fn check_store(args: &Args, has_control: bool) -> Result<(), String> {
-    let sockets = args.listen.len() + usize::from(has_control);
-    match args.fd_store {
-        Some(count) if (count as usize) < sockets => Err(format!(
-            "an fd store of {count} is too small: there are {sockets} sockets, the control socket included"
-        )),
-        _ => Ok(()),
-    }
 }
 
 fn sockets<'a>(args: &'a Args, service: &str) -> Result<Vec<Socket<'a>>, String> {

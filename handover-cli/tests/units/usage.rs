@@ -27,7 +27,6 @@ fn what_cannot_be_meant_is_a_usage_error() {
         (&["--control", "/srv/a/control", "/srv/app"], "or give --user"),
         (&["--control", &long, "/srv/app"], "at most 107 bytes"),
         (&["--fd-store", "0", "/srv/app"], "--fd-store"),
-        (&["--fd-store", "1", "--listen", "a=80", "/srv/app"], "too small: there are 2 sockets"),
         (&["--watchdog", "0s", "/srv/app"], "must be longer than nothing"),
         (&["--drain-timeout", "2years", "/srv/app"], "longer than a year"),
         (&["--drain-timeout", "1us", "/srv/app"], "below a millisecond"),
