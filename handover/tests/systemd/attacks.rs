@@ -21,6 +21,7 @@ on_systemd_257! {
     a_new_main_process_killed_at_once,
     an_old_process_that_drains_does_not_hold_up_the_one_after_a_crash,
     systemd_itself_stopped_with_its_queue_full,
+    an_old_process_that_hangs_before_it_can_say_that_it_was_heard,
 }
 
 const LINES: &str = "Type=notify-reload\nTimeoutStartSec=3\nTimeoutStopSec=20\nRestart=always\n\
@@ -220,4 +221,24 @@ fn systemd_itself_stopped_with_its_queue_full(systemd: Systemd) {
     load.stop().assert_nothing_lost();
     assert_eq!(unit.show("NRestarts"), "0");
     assert!(unit.reload());
+}
+
+fn an_old_process_that_hangs_before_it_can_say_that_it_was_heard(systemd: Systemd) {
+    let unit = Unit::new(systemd, "tcp:http=ADDRESS store: state:count", LINES);
+    let first = unit.start();
+    let host = unit.systemd.main(UNIT);
+    let load = unit.load();
+    let init = unit.systemd.init();
+    signal(init, Signal::STOP);
+    signal(host, Signal::HUP);
+    let second = load.wait_answered_by(|pid| pid != first, soon()).unwrap();
+    signal(host, Signal::STOP);
+    signal(init, Signal::CONT);
+
+    unit.wait_show("MainPID", |pid| pid == second.to_string());
+    assert!(unit.get("/save").contains("Later"));
+    // In the end it takes itself for announced, with all that belongs to it.
+    unit.wait_show("NFileDescriptorStore", |n| n == "2");
+    signal(host, Signal::KILL);
+    assert_well(&unit, load);
 }
