@@ -24,7 +24,7 @@ on_systemd_257! {
     an_old_process_that_hangs_before_it_can_say_that_it_was_heard,
 }
 
-const LINES: &str = "Type=notify-reload\nTimeoutStartSec=3\nTimeoutStopSec=20\nRestart=always\n\
+const LINES: &str = "Type=notify-reload\nTimeoutStartSec=5\nTimeoutStopSec=20\nRestart=always\n\
                      RestartSec=0\nStartLimitBurst=1000\nFileDescriptorStoreMax=8";
 
 /// Asserts that what was accepted by a killed process is all that was lost, and that the service is

@@ -13,7 +13,7 @@ on_every_systemd! {
 
 const ARGUMENTS: &str = "tcp:http=ADDRESS control:/run/subject/control probation:60000";
 
-const LINES: &str = "Type=notify-reload\nTimeoutStartSec=3\nTimeoutStopSec=20\nRestart=always\n\
+const LINES: &str = "Type=notify-reload\nTimeoutStartSec=5\nTimeoutStopSec=20\nRestart=always\n\
                      RuntimeDirectory=subject";
 
 /// A successor that is on probation.

@@ -16,7 +16,7 @@ on_systemd_257! {
 }
 
 /// A reload that sends a signal.
-const BY_SIGNAL: &str = "Type=notify-reload\nTimeoutStartSec=3";
+const BY_SIGNAL: &str = "Type=notify-reload\nTimeoutStartSec=5";
 
 /// A reload that waits for the verdict.
 const BY_COMMAND: &str = "Type=notify\nExecReload=/usr/local/bin/handover upgrade --socket \

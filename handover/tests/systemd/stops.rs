@@ -68,7 +68,7 @@ fn a_restart_lets_a_request_finish(systemd: Systemd) {
 }
 
 fn a_process_that_drains_does_not_stop_the_unit_even_where_all_are_heard(systemd: Systemd) {
-    let lines = format!("{LINES}\nNotifyAccess=all\nWatchdogSec=1\nLimitCORE=0\nTimeoutAbortSec=1");
+    let lines = format!("{LINES}\nNotifyAccess=all\nWatchdogSec=3\nLimitCORE=0\nTimeoutAbortSec=1");
     let unit = Unit::new(systemd, "tcp:http=ADDRESS hang:FOLDER/hang", &lines);
     let first = unit.start();
     let held = unit.hold();

@@ -169,7 +169,7 @@ fn what_does_not_fit_fails_an_upgrade_and_a_later_listener(systemd: Systemd) {
 }
 
 fn the_watchdog_leaves_listeners_and_state(systemd: Systemd) {
-    let lines = format!("{LINES}\nWatchdogSec=1\nTimeoutAbortSec=1\nLimitCORE=0");
+    let lines = format!("{LINES}\nWatchdogSec=3\nTimeoutAbortSec=1\nLimitCORE=0");
     let unit = Unit::new(systemd, &format!("{ARGUMENTS} ill:FOLDER/ill"), &lines);
     let first = unit.start();
     unit.save();
@@ -227,7 +227,7 @@ fn a_restart_on_probation_leaves_the_sockets_to_the_next_process(systemd: System
 }
 
 fn a_state_that_takes_long_to_write_holds_nothing_up(systemd: Systemd) {
-    let lines = format!("{LINES}\nWatchdogSec=2\nLimitCORE=0");
+    let lines = format!("{LINES}\nWatchdogSec=5\nLimitCORE=0");
     let arguments = "tcp:http=ADDRESS store: gate:FOLDER/gate state:count";
     let unit = Unit::new(systemd, arguments, &lines);
     unit.start();
@@ -239,7 +239,7 @@ fn a_state_that_takes_long_to_write_holds_nothing_up(systemd: Systemd) {
         let reload = unit.begin("reload");
         // The waiter is not held up: it tells, and gives signs of life.
         unit.wait_show("StatusText", |text| text.contains("upgrade to 2"));
-        for _ in 0..6 {
+        for _ in 0..4 {
             let before = unit.show("WatchdogTimestampMonotonic");
             unit.wait_show("WatchdogTimestampMonotonic", |now| now != before);
         }
