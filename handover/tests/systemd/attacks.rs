@@ -22,6 +22,7 @@ on_systemd_257! {
     an_old_process_that_drains_does_not_hold_up_the_one_after_a_crash,
     systemd_itself_stopped_with_its_queue_full,
     an_old_process_that_hangs_before_it_can_say_that_it_was_heard,
+    a_successor_killed_before_systemd_has_heard_of_it,
 }
 
 const LINES: &str = "Type=notify-reload\nTimeoutStartSec=5\nTimeoutStopSec=20\nRestart=always\n\
@@ -240,5 +241,22 @@ fn an_old_process_that_hangs_before_it_can_say_that_it_was_heard(systemd: System
     // In the end it takes itself for announced, with all that belongs to it.
     unit.wait_show("NFileDescriptorStore", |n| n == "2");
     signal(host, Signal::KILL);
+    assert_well(&unit, load);
+}
+
+fn a_successor_killed_before_systemd_has_heard_of_it(systemd: Systemd) {
+    let unit = Unit::new(systemd, "tcp:http=ADDRESS store:", LINES);
+    let first = unit.start();
+    let host = unit.systemd.main(UNIT);
+    let load = unit.load();
+    let init = unit.systemd.init();
+    signal(init, Signal::STOP);
+    signal(host, Signal::HUP);
+    let second = load.wait_answered_by(|pid| pid != first, soon()).unwrap();
+    unit.signal(second, Signal::KILL);
+    signal(init, Signal::CONT);
+
+    // It hears of a main process that has ended, and starts another.
+    load.wait_answered_by(|pid| pid != first && pid != second, soon()).unwrap();
     assert_well(&unit, load);
 }
