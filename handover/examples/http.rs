@@ -1,5 +1,5 @@
 //! HTTP with axum: `http [ADDRESS] [--control PATH]
-//! [--probation SECONDS]`, by default at 127.0.0.1:8080.
+//! [--probation SECONDS] [--fd-store]`, by default at 127.0.0.1:8080.
 //!
 //! `GET /` answers with the process and the generation that served it. SIGHUP upgrades, SIGTERM
 //! stops.

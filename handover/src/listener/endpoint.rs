@@ -100,6 +100,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether systemd has it in its store, by this process.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept.get().is_some()
+    }
+
     /// systemd has it in its store.
     pub(crate) fn kept_as(&self, kept: Kept) {
         // Once is enough: the name does not change.

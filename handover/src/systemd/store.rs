@@ -10,7 +10,7 @@
 //! handover|state|SLOT|NAME          SLOT 0 or 1: the new one is there before the old one goes
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{Read as _, Seek as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -284,15 +284,17 @@ impl Store {
     /// Each name of those is there as often as it was found.
     pub(crate) fn keep(&self, endpoints: &[Arc<Endpoint>], before: &[String]) {
         let ours = endpoints.iter().filter(|endpoint| self.is_used && !endpoint.activated);
-        let named: Vec<_> = ours.map(|endpoint| (socket_name(endpoint), endpoint)).collect();
-        for name in before.iter().filter(|old| !named.iter().any(|(new, _)| new == *old)) {
-            self.remove(name);
-        }
-        for (name, endpoint) in named {
-            if before.iter().filter(|old| **old == name).count() > 1 {
-                // What is not this one would never leave.
-                self.remove(&name);
+        let mut named: BTreeMap<String, _> = ours.map(|one| (socket_name(one), one)).collect();
+        let mut seen = BTreeSet::new();
+        for name in before {
+            // What is there twice is not this one alone, and what is not would never leave.
+            let is_again = !seen.insert(name);
+            if is_again || !named.contains_key(name) {
+                self.remove(name);
             }
+        }
+        named.retain(|_, endpoint| !endpoint.is_kept());
+        for (name, endpoint) in named {
             // The fd is told by its file description: one that is kept is not kept twice.
             match endpoint.as_fd().try_clone_to_owned() {
                 Ok(fd) => {

@@ -195,10 +195,8 @@ impl Supervision {
         if !self.serves
             && let Some(notifier) = &self.notifier
         {
-            let more = more.map_or_else(String::new, |more| {
-                format!("EXTEND_TIMEOUT_USEC={}\n", more.as_micros())
-            });
-            notifier.say(format!("{more}STATUS={}", self.status.render()), None);
+            let more = more.map_or_else(String::new, extension);
+            notifier.say(format!("STATUS={}{more}", self.status.render()), None);
         }
     }
 
@@ -398,7 +396,7 @@ impl Supervision {
     /// Whether everything was said that has to be before this process may exit.
     pub(crate) fn is_done(&self) -> bool {
         let is_flushed = self.notifier.as_ref().is_none_or(|notifier| notifier.is_flushed());
-        is_flushed && !matches!(self.role, Role::Announcing { .. })
+        is_flushed && self.may_go()
     }
 }
 

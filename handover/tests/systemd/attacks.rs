@@ -178,64 +178,73 @@ fn a_storm_of_reloads(systemd: Systemd) {
     unit.assert_quiet();
 }
 
-fn systemd_itself_stopped_during_an_upgrade(systemd: Systemd) {
-    let unit = Unit::new(systemd, "tcp:http=ADDRESS store:", LINES);
-    let first = unit.start();
-    let host = unit.systemd.main(UNIT);
-    let load = unit.load();
-    let init = unit.systemd.init();
-    signal(init, Signal::STOP);
-    signal(host, Signal::HUP);
-    let second = load.wait_answered_by(|pid| pid != first, soon()).unwrap();
-    signal(init, Signal::CONT);
+/// A service that was upgraded while systemd was stopped.
+struct BehindItsBack {
+    unit: Unit,
+    load: Load,
+    /// The old main process, by both its pids.
+    first: Pid,
+    host: Pid,
+    second: Pid,
+}
 
-    let main = unit.wait_show("MainPID", |pid| pid == second.to_string());
-    assert_eq!(main, second.to_string());
-    unit.wait_show("StatusText", |text| text == "generation 2 serves");
-    load.stop().assert_nothing_lost();
-    assert_eq!(unit.show("NRestarts"), "0");
-    assert!(unit.reload());
-    assert!(unit.systemd.systemctl(&["stop", UNIT]).success());
-    unit.assert_quiet();
+impl BehindItsBack {
+    /// Does what is to be done once systemd is stopped, and upgrades.
+    fn new(systemd: Systemd, prepare: impl FnOnce(&Unit)) -> Self {
+        let unit = Unit::new(systemd, "tcp:http=ADDRESS store: state:count", LINES);
+        let first = unit.start();
+        let host = unit.systemd.main(UNIT);
+        let load = unit.load();
+        signal(unit.systemd.init(), Signal::STOP);
+        prepare(&unit);
+        signal(host, Signal::HUP);
+        let second = load.wait_answered_by(|pid| pid != first, soon()).unwrap();
+        Self { unit, load, first, host, second }
+    }
+
+    /// Has systemd go on.
+    fn go_on(&self) {
+        signal(self.unit.systemd.init(), Signal::CONT);
+    }
+
+    /// Asserts that systemd knows the successor, and that nothing was lost.
+    fn assert_known(self) {
+        let Self { unit, load, second, .. } = self;
+        unit.wait_show("MainPID", |pid| pid == second.to_string());
+        unit.wait_show("StatusText", |text| text == "generation 2 serves");
+        load.stop().assert_nothing_lost();
+        assert_eq!(unit.show("NRestarts"), "0");
+        assert!(unit.reload());
+        assert!(unit.systemd.systemctl(&["stop", UNIT]).success());
+        unit.assert_quiet();
+    }
+}
+
+fn systemd_itself_stopped_during_an_upgrade(systemd: Systemd) {
+    let upgraded = BehindItsBack::new(systemd, |_| {});
+    upgraded.go_on();
+    upgraded.assert_known();
 }
 
 fn systemd_itself_stopped_with_its_queue_full(systemd: Systemd) {
-    let unit = Unit::new(systemd, "tcp:http=ADDRESS store: state:count", LINES);
-    let first = unit.start();
-    let host = unit.systemd.main(UNIT);
-    let load = unit.load();
-    let init = unit.systemd.init();
-    signal(init, Signal::STOP);
-    let noise = UnixDatagram::unbound().unwrap();
-    noise.set_nonblocking(true).unwrap();
-    let notify = format!("/proc/{init}/root/run/systemd/notify");
-    while noise.send_to(b"STATUS=noise", &notify).is_ok() {}
-
-    signal(host, Signal::HUP);
-    let second = load.wait_answered_by(|pid| pid != first, soon()).unwrap();
+    let upgraded = BehindItsBack::new(systemd, |unit| {
+        let noise = UnixDatagram::unbound().unwrap();
+        noise.set_nonblocking(true).unwrap();
+        let notify = format!("/proc/{}/root/run/systemd/notify", unit.systemd.init());
+        while noise.send_to(b"STATUS=noise", &notify).is_ok() {}
+    });
     // Longer than the old process waits for the word of a systemd that has room.
-    load.wait_answers(8 * 200, soon()).unwrap();
-    signal(init, Signal::CONT);
-
-    unit.wait_show("MainPID", |pid| pid == second.to_string());
-    unit.wait_show("StatusText", |text| text == "generation 2 serves");
-    load.stop().assert_nothing_lost();
-    assert_eq!(unit.show("NRestarts"), "0");
-    assert!(unit.reload());
+    upgraded.load.wait_answers(8 * 200, soon()).unwrap();
+    upgraded.go_on();
+    upgraded.assert_known();
 }
 
 fn an_old_process_that_hangs_before_it_can_say_that_it_was_heard(systemd: Systemd) {
-    let unit = Unit::new(systemd, "tcp:http=ADDRESS store: state:count", LINES);
-    let first = unit.start();
-    let host = unit.systemd.main(UNIT);
-    let load = unit.load();
-    let init = unit.systemd.init();
-    signal(init, Signal::STOP);
-    signal(host, Signal::HUP);
-    let second = load.wait_answered_by(|pid| pid != first, soon()).unwrap();
-    signal(host, Signal::STOP);
-    signal(init, Signal::CONT);
+    let upgraded = BehindItsBack::new(systemd, |_| {});
+    signal(upgraded.host, Signal::STOP);
+    upgraded.go_on();
 
+    let BehindItsBack { unit, load, host, second, .. } = upgraded;
     unit.wait_show("MainPID", |pid| pid == second.to_string());
     assert!(unit.get("/save").contains("Later"));
     // In the end it takes itself for announced, with all that belongs to it.
@@ -245,18 +254,12 @@ fn an_old_process_that_hangs_before_it_can_say_that_it_was_heard(systemd: System
 }
 
 fn a_successor_killed_before_systemd_has_heard_of_it(systemd: Systemd) {
-    let unit = Unit::new(systemd, "tcp:http=ADDRESS store:", LINES);
-    let first = unit.start();
-    let host = unit.systemd.main(UNIT);
-    let load = unit.load();
-    let init = unit.systemd.init();
-    signal(init, Signal::STOP);
-    signal(host, Signal::HUP);
-    let second = load.wait_answered_by(|pid| pid != first, soon()).unwrap();
-    unit.signal(second, Signal::KILL);
-    signal(init, Signal::CONT);
+    let upgraded = BehindItsBack::new(systemd, |_| {});
+    upgraded.unit.signal(upgraded.second, Signal::KILL);
+    upgraded.go_on();
 
     // It hears of a main process that has ended, and starts another.
+    let BehindItsBack { unit, load, first, second, .. } = upgraded;
     load.wait_answered_by(|pid| pid != first && pid != second, soon()).unwrap();
     assert_well(&unit, load);
 }
