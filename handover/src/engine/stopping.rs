@@ -204,13 +204,14 @@ impl Engine {
         }
         self.stage = Stage::Done;
         self.give_up_current();
-        self.signals.set_mode(Mode::Finished);
         self.operators.close();
         if self.ending == Some(Ending::Stopped)
             && let Some(path) = &self.config.pid_file
         {
             PidFile::remove(path);
         }
+        // From here one more stop signal kills: nothing of ours is left behind by then.
+        self.signals.set_mode(Mode::Finished);
     }
 
     /// Whether this process may go as far as the others are concerned. When the main process of a
