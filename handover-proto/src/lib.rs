@@ -18,6 +18,7 @@
 //! - [`Successor`] is the end that was started to replace it.
 //! - [`Line`] is what the successor's end becomes when the handover is over, and what is passed on to
 //!   whoever serves next, for as long as the predecessor drains.
+//! - [`moving`] is how connections change hands.
 //! - [`ToSuccessor`] and [`ToPredecessor`] are the messages; [`decode`] refuses what does not fit.
 //!
 //! The wire format, the state diagrams, and who serves after a crash at each step are written down
@@ -30,6 +31,7 @@ mod frame;
 mod limits;
 mod line;
 mod message;
+pub mod moving;
 mod name;
 mod outcome;
 mod predecessor;

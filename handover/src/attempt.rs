@@ -671,7 +671,7 @@ impl Attempt {
     fn endpoints(&self) -> impl Iterator<Item = &Arc<crate::listener::Endpoint>> {
         self.items.iter().filter_map(|(_, held)| match held {
             Held::Endpoint(endpoint) => Some(endpoint),
-            Held::Other(_) | Held::Line(_) => None,
+            Held::Other(_) | Held::Channel(_) => None,
         })
     }
 

@@ -22,6 +22,8 @@ pub struct Drained {
     /// What was in flight when the drain began, or was accepted by a listener that was retired,
     /// and came to its end.
     pub finished: u64,
+    /// Connections that the successor goes on with; see [`live`](crate::live).
+    pub moved: u64,
     /// What was still in flight when time was up, or when a second stop signal came: it ends with
     /// this process.
     pub cut: u64,
@@ -29,7 +31,11 @@ pub struct Drained {
 
 impl fmt::Display for Drained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} finished, {} cut", self.finished, self.cut)
+        write!(f, "{} finished, ", self.finished)?;
+        if self.moved > 0 {
+            write!(f, "{} moved, ", self.moved)?;
+        }
+        write!(f, "{} cut", self.cut)
     }
 }
 
@@ -39,8 +45,9 @@ pub(crate) struct InFlight {
     /// last look at `active` and the end of the process.
     entering: AtomicU64,
     active: AtomicU64,
-    /// What ended since the drain began.
-    finished: AtomicU64,
+    /// What ended since the drain began, or moved.
+    ended: AtomicU64,
+    moved: AtomicU64,
     draining: AtomicBool,
     /// How many late states wait for idleness.
     waiting: AtomicU64,
@@ -55,7 +62,8 @@ impl InFlight {
         Self {
             entering: AtomicU64::new(0),
             active: AtomicU64::new(0),
-            finished: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             waiting: AtomicU64::new(0),
             wake,
@@ -104,7 +112,9 @@ impl InFlight {
     }
 
     pub(crate) fn drained(&self) -> Drained {
-        Drained { finished: self.finished.load(Ordering::SeqCst), cut: self.active() }
+        let moved = self.moved.load(Ordering::SeqCst);
+        let ended = self.ended.load(Ordering::SeqCst);
+        Drained { finished: ended.saturating_sub(moved), moved, cut: self.active() }
     }
 
     fn left(&self) {
@@ -123,10 +133,17 @@ impl fmt::Debug for InFlight {
     }
 }
 
+impl Guard {
+    /// What it counts goes on in another process.
+    pub(crate) fn moved(self) {
+        self.0.moved.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.0.draining.load(Ordering::SeqCst) {
-            self.0.finished.fetch_add(1, Ordering::SeqCst);
+            self.0.ended.fetch_add(1, Ordering::SeqCst);
         }
         self.0.active.fetch_sub(1, Ordering::SeqCst);
         self.0.left();

@@ -27,6 +27,8 @@ use crate::gate::Stance;
 use crate::hooks::{Confirm, News, Telling};
 use crate::lines::{self, Lines};
 use crate::link::{self, Link};
+use crate::live::desk::Desk;
+use crate::live::exchange::Exchange;
 use crate::pidfile::PidFile;
 use crate::preflight::Preflight;
 use crate::previous::{Own, Previous};
@@ -71,6 +73,8 @@ pub(crate) struct Engine {
     confirmed: bool,
     /// The ties to all that are older and drain.
     lines: Lines,
+    /// The ways of connections that change hands.
+    exchange: Exchange,
     /// What a rollback goes back to.
     previous: Option<Previous>,
     preflight: Option<Preflight>,
@@ -121,7 +125,7 @@ impl Engine {
         config: &Arc<Config>,
         clock: Clock,
         poller: &Arc<Poller>,
-        wake: &Arc<Wake>,
+        desk: &Arc<Desk>,
         in_flight: &Arc<InFlight>,
         signals: Signals,
         link: Option<Link>,
@@ -132,7 +136,8 @@ impl Engine {
             config: Arc::clone(config),
             clock,
             poller: Arc::clone(poller),
-            wake: Arc::clone(wake),
+            wake: Arc::clone(desk.wake()),
+            exchange: Exchange::new(desk),
             in_flight: Arc::clone(in_flight),
             signals,
             supervision,
@@ -316,6 +321,7 @@ impl Engine {
         self.step_preflight();
         self.step_attempt();
         self.step_departing();
+        self.step_exchange();
         self.step_resuming();
         self.step_back();
         self.step_drain();
@@ -329,6 +335,7 @@ impl Engine {
             self.preflight.as_ref().and_then(Preflight::deadline),
             self.attempt.as_ref().and_then(Attempt::deadline),
             self.resuming.as_ref().and_then(Resuming::deadline),
+            self.exchange.deadline(),
             self.operators.deadline(),
             self.supervision.deadline(),
             self.drain_deadline.filter(|_| self.stage == Stage::Draining),
@@ -391,6 +398,7 @@ impl Engine {
 
     fn inherit(&mut self, item: handover_proto::Item, fd: std::os::fd::OwnedFd) {
         let Some(fd) = self.lines.inherit(&item, fd, &self.poller) else { return };
+        let Some(fd) = self.exchange.inherit(&item, fd, &self.poller) else { return };
         let Some(fd) = Previous::inherit(&mut self.previous, &item, fd) else { return };
         let Some(fd) = self.supervision.inherit(&item, fd) else { return };
         self.supervision.stored_before(Store::names_of([&item], []));
@@ -461,6 +469,14 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Has connections change hands. While a successor is on probation they stay, and what older
+    /// generations give comes here.
+    fn step_exchange(&mut self) {
+        let is_taking = self.stage == Stage::Serving && self.confirmed;
+        let is_over = self.stage > Stage::Serving;
+        self.exchange.step(is_taking, is_over, &self.poller);
     }
 
     /// This process serves, from here on.

@@ -20,8 +20,8 @@
 //!
 //! # What it does not do
 //!
-//! - It does not move connections: those that were accepted are served to their end by the process
-//!   that accepted them, within the drain timeout.
+//! - It does not move connections unasked: those that were accepted are served to their end by the process
+//!   that accepted them, within the drain timeout, unless the application gives them away ([`live`]).
 //! - It does not watch over the service. On [probation](Builder::probation) its predecessor takes back
 //!   over from a successor that crashes or hangs. After it, or without it after the commit, a crash is an
 //!   outage, unless there is a supervisor.
@@ -126,6 +126,7 @@ mod hooks;
 mod lines;
 mod link;
 mod listener;
+pub mod live;
 mod pidfile;
 mod preflight;
 mod previous;

@@ -95,7 +95,7 @@ impl Lines {
     pub(crate) fn inventory(&self) -> impl Iterator<Item = (Item, Held)> {
         self.elders.iter().filter_map(|elder| {
             let name = Name::new(format!("{PREFIX}{}", elder.generation)).ok()?;
-            Some((Item::new(name), Held::Line(Arc::clone(&elder.channel))))
+            Some((Item::new(name), Held::Channel(Arc::clone(&elder.channel))))
         })
     }
 

@@ -73,8 +73,8 @@ struct Wanted<'a> {
 pub(crate) enum Held {
     Endpoint(Arc<Endpoint>),
     Other(Arc<OwnedFd>),
-    /// The line to an older generation.
-    Line(Arc<Channel>),
+    /// An end of a channel of the library's own.
+    Channel(Arc<Channel>),
 }
 
 impl AsFd for Held {
@@ -82,7 +82,7 @@ impl AsFd for Held {
         match self {
             Self::Endpoint(endpoint) => endpoint.as_fd(),
             Self::Other(fd) => fd.as_fd(),
-            Self::Line(channel) => channel.as_fd(),
+            Self::Channel(channel) => channel.as_fd(),
         }
     }
 }

@@ -1,20 +1,24 @@
 //! A process that serves, and how it ends.
 
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use handover_proto::Name;
+
 use crate::builder::Started;
 use crate::control::StatusReport;
 use crate::drain::{Drained, Guard};
 use crate::engine::{Ending, Shared, Stage, Status, Ticket};
-use crate::error::{ClaimError, Error, ErrorKind};
+use crate::error::{ClaimError, ClaimErrorKind, Error, ErrorKind};
 use crate::events::Events;
 use crate::handover::{claim, descriptor, take};
 use crate::listener::{Bind, Claim};
+use crate::live::{Arrivals, Departures};
 use crate::registry::Descriptor;
 use crate::request::UpgradeOptions;
 use crate::state::State;
@@ -172,6 +176,41 @@ impl Handle {
         make: impl FnOnce() -> std::io::Result<OwnedFd>,
     ) -> Result<Descriptor, ClaimError> {
         descriptor(&self.shared, name, make)
+    }
+
+    /// Takes the connections of that name that older generations give, if their state is of one of these
+    /// versions; see [`live`](crate::live). To be called early: they wait for it.
+    ///
+    /// # Errors
+    ///
+    /// If the name is invalid, or taken already.
+    pub fn arrivals(
+        &self,
+        name: &str,
+        versions: RangeInclusive<u32>,
+    ) -> Result<Arrivals, ClaimError> {
+        let fail = |kind| self.claim_error(name, kind);
+        let parsed = Name::new(name).map_err(|error| fail(ClaimErrorKind::Name(error)))?;
+        if !self.shared.desk.subscribe(&parsed, versions) {
+            return Err(fail(ClaimErrorKind::NameTaken));
+        }
+        Ok(Arrivals::new(&self.shared.desk, parsed))
+    }
+
+    /// The way out for connections of that name, with a state of that version; see
+    /// [`live`](crate::live).
+    ///
+    /// # Errors
+    ///
+    /// If the name is invalid.
+    pub fn departures(&self, name: &str, version: u32) -> Result<Departures, ClaimError> {
+        let parsed = Name::new(name).map_err(ClaimErrorKind::Name);
+        let parsed = parsed.map_err(|kind| self.claim_error(name, kind))?;
+        Ok(Departures::new(&self.shared.desk, parsed, version))
+    }
+
+    fn claim_error(&self, name: &str, kind: ClaimErrorKind) -> ClaimError {
+        ClaimError::new(name, kind, self.shared.lock().who_serves())
     }
 
     /// Asks for an upgrade, as the upgrade signal does, and gives its verdict.

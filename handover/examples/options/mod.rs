@@ -1,14 +1,23 @@
-//! What all examples understand: `[ADDRESS] [--control PATH] [--probation SECONDS] [--fd-store]`.
+//! What all examples understand: `[ADDRESS] [--control PATH] [--probation SECONDS] [--fd-store] [--live]`.
 
 use std::time::Duration;
 
 use handover::{Builder, Handover};
 
+/// Connections are to change hands. Not all examples do anything about it.
+const LIVE: &str = "--live";
+
+/// Whether connections are to change hands.
+#[allow(dead_code, reason = "not for all examples")]
+pub(crate) fn is_live() -> bool {
+    std::env::args().any(|argument| argument == LIVE)
+}
+
 /// Reads the command line: the address to listen at, and how to be upgraded.
 pub(crate) fn read(default_address: &str) -> (String, Builder) {
     read_from(std::env::args().skip(1), default_address).unwrap_or_else(|problem| {
         eprintln!(
-            "{problem}\nusage: [ADDRESS] [--control PATH] [--probation SECONDS] [--fd-store]"
+            "{problem}\nusage: [ADDRESS] [--control PATH] [--probation SECONDS] [--fd-store] [--live]"
         );
         std::process::exit(2);
     })
@@ -31,6 +40,8 @@ fn read_from(
             // Under systemd, with FileDescriptorStoreMax= in the unit: the listeners outlive a crash.
             #[cfg(feature = "systemd")]
             "--fd-store" => builder = builder.fd_store(),
+            // What it means is the example's to say.
+            LIVE => {}
             option if option.starts_with('-') => return Err(format!("there is no {option}")),
             _ => address = argument,
         }

@@ -15,6 +15,7 @@ use crate::drain::InFlight;
 use crate::error::ErrorKind;
 use crate::events::Hub;
 use crate::link::Link;
+use crate::live::desk::Desk;
 use crate::request::UpgradeOptions;
 use crate::sys::poll::{Interest, Poller, Wake};
 use crate::sys::signals::Signals;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     poller: Arc<Poller>,
     pub(crate) wake: Arc<Wake>,
     pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) desk: Arc<Desk>,
     pub(crate) status: Watch<Status>,
     pub(crate) hub: Hub,
 }
@@ -47,6 +49,7 @@ impl Shared {
         let poller = Arc::new(Poller::new().map_err(io)?);
         let wake = Arc::new(Wake::new().map_err(io)?);
         let in_flight = Arc::new(InFlight::new(Arc::clone(&wake)));
+        let desk = Arc::new(Desk::new(&wake, &in_flight));
         let clock = Clock::start();
         poller.add(&signals, Interest::Read).map_err(io)?;
         poller.add(&*wake, Interest::Read).map_err(io)?;
@@ -68,7 +71,7 @@ impl Shared {
         let uses_store = config.fd_store;
         let supervision = Supervision::new(manager, is_successor, uses_store, generation, &wake);
         let mut engine =
-            Engine::new(&config, clock, &poller, &wake, &in_flight, signals, link, supervision);
+            Engine::new(&config, clock, &poller, &desk, &in_flight, signals, link, supervision);
         engine.take_passed(passed);
         let status = Watch::new(engine.status());
         Ok(Self {
@@ -77,6 +80,7 @@ impl Shared {
             poller,
             wake,
             in_flight,
+            desk,
             status,
             hub: Hub::new(),
         })

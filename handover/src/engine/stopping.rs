@@ -140,6 +140,11 @@ impl Engine {
         self.in_flight.begin_drain();
         self.registry.forget_inherited();
         self.previous = None;
+        match ending {
+            Ending::HandedOver => self.exchange.open(self.generation, &self.poller),
+            Ending::Stopped => self.exchange.never("the service stops"),
+            Ending::RolledBack => self.exchange.never("this process was rolled back"),
+        }
         self.set_drain_deadline();
         self.events.push(Event::Draining {
             generation: self.generation,

@@ -219,6 +219,7 @@ impl Engine {
     fn inventory(&mut self) -> Vec<(Item, Held)> {
         let mut inventory = self.registry.inventory();
         inventory.extend(self.lines.inventory());
+        inventory.extend(self.exchange.inventory(self.generation));
         inventory.extend(self.own.iter().flat_map(Own::inventory));
         inventory.extend(self.supervision.store().and_then(|store| store.inventory()));
         inventory

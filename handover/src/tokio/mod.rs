@@ -9,6 +9,7 @@
 mod axum;
 mod connection;
 mod events;
+mod movable;
 mod register;
 mod socket;
 mod waiter;
