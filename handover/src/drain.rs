@@ -1,8 +1,9 @@
 //! What is in flight: counted while it is served, waited for when it is not to grow any more.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::sys::poll::Wake;
@@ -39,6 +40,39 @@ impl fmt::Display for Drained {
     }
 }
 
+/// Says what it is, for people.
+pub(crate) trait Describe: fmt::Debug + Send + Sync {
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+struct Described<'a>(&'a dyn Describe);
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.describe(f)
+    }
+}
+
+/// A place in the list of what is in flight.
+#[cfg(feature = "http")]
+#[derive(Debug)]
+pub(crate) struct Listed {
+    in_flight: Arc<InFlight>,
+    number: u64,
+}
+
+#[cfg(feature = "http")]
+impl Drop for Listed {
+    fn drop(&mut self) {
+        // Dropped without the lock.
+        let what = self.in_flight.listed().remove(&self.number);
+        drop(what);
+    }
+}
+
+/// How many of those that are cut are told one by one.
+const MAX_LOGGED: usize = 100;
+
 /// The counters of this process.
 pub(crate) struct InFlight {
     /// Attempts to accept that are under way. Without them a connection could slip in between the
@@ -51,6 +85,10 @@ pub(crate) struct InFlight {
     draining: AtomicBool,
     /// How many late states wait for idleness.
     waiting: AtomicU64,
+    /// What can be told apart of what is in flight.
+    listed: Mutex<BTreeMap<u64, Arc<dyn Describe>>>,
+    #[cfg(feature = "http")]
+    last_listed: AtomicU64,
     /// Wakes the waiter, when nothing is left.
     wake: Arc<Wake>,
     /// Wakes those who wait for idleness otherwise.
@@ -66,6 +104,9 @@ impl InFlight {
             moved: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             waiting: AtomicU64::new(0),
+            listed: Mutex::default(),
+            #[cfg(feature = "http")]
+            last_listed: AtomicU64::new(0),
             wake,
             idle: Watch::new(()),
         }
@@ -74,6 +115,31 @@ impl InFlight {
     pub(crate) fn guard(self: &Arc<Self>) -> Guard {
         self.active.fetch_add(1, Ordering::SeqCst);
         Guard(Arc::clone(self))
+    }
+
+    /// Lists something of which it is to be told if it is cut.
+    #[cfg(feature = "http")]
+    pub(crate) fn list(self: &Arc<Self>, what: Arc<dyn Describe>) -> Listed {
+        let number = self.last_listed.fetch_add(1, Ordering::Relaxed);
+        self.listed().insert(number, what);
+        Listed { in_flight: Arc::clone(self), number }
+    }
+
+    /// Tells in the log what is cut, as far as it is listed.
+    pub(crate) fn log_cut(&self) {
+        // Not under the lock: whoever logs may end something.
+        let listed: Vec<_> = self.listed().values().take(MAX_LOGGED).cloned().collect();
+        for what in &listed {
+            tracing::warn!(what = %Described(&**what), "cut by the end of the drain");
+        }
+        let more = self.listed().len().saturating_sub(listed.len());
+        if more > 0 {
+            tracing::warn!(more, "cut by the end of the drain");
+        }
+    }
+
+    fn listed(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<dyn Describe>>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Announces an attempt to accept. The gate has to be looked at afterwards.

@@ -191,6 +191,7 @@ impl Engine {
             predecessor_gone: self.link.is_none() && self.lines.is_empty(),
             confirmed: self.stage >= Stage::Serving && self.confirmed,
             drained: self.drained,
+            drain_deadline: self.drain_deadline,
         }
     }
 

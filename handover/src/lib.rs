@@ -100,6 +100,7 @@
 //! - `systemd` (default): `systemd-notify`, to tell systemd how the service is, and `systemd-sockets`, to
 //!   get listeners from it; each can be had alone.
 //! - `axum`: `axum::serve` on those listeners.
+//! - `http`: HTTP served through a drain, and connections that change hands, in `handover::http`.
 //! - `serde`: states as JSON, [`StateWriter::json`](StateWriter) and [`State::json`](State).
 //!
 //! # Logs
@@ -123,6 +124,8 @@ mod gate;
 pub mod guide;
 mod handover;
 mod hooks;
+#[cfg(feature = "http")]
+pub mod http;
 mod lines;
 mod link;
 mod listener;

@@ -255,6 +255,17 @@ impl Handle {
         self.shared.request_stop();
     }
 
+    /// Why this process does not accept any more; none as long as it does.
+    pub fn ending(&self) -> Option<Ending> {
+        self.shared.status.look(|status| status.ending)
+    }
+
+    /// How long its drain may still take; none before the drain.
+    pub fn drain_left(&self) -> Option<Duration> {
+        let deadline = self.shared.status.look(|status| status.drain_deadline);
+        deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Comes when this process must not accept any more.
     pub fn draining(&self) -> Until {
         Until::new(&self.shared, |status| status.stage >= Stage::Draining)

@@ -62,10 +62,17 @@ const SOURCE_RULES: &[SourceRule] = &[
     },
     SourceRule {
         within: &["handover/src"],
-        outside: &["handover/src/tokio"],
+        outside: &["handover/src/tokio", "handover/src/http"],
         forbidden: &["tokio::", "axum::", "futures_core::"],
         except: &[],
-        why: "the core is blocking: only handover/src/tokio is async",
+        why: "the core is blocking: only handover/src/tokio and handover/src/http are async",
+    },
+    SourceRule {
+        within: &["handover/src"],
+        outside: &["handover/src/http"],
+        forbidden: &["hyper::", "hyper_util::", "http_body::", "tower_service::"],
+        except: &[],
+        why: "only handover/src/http speaks HTTP",
     },
     SourceRule {
         within: &["handover-cli/src"],
@@ -110,7 +117,15 @@ struct ClosureRule {
 
 const CLOSURE_RULES: &[ClosureRule] = &[ClosureRule {
     package: "handover",
-    forbidden: &["tokio", "axum", "hyper", "futures-core", "async-trait"],
+    forbidden: &[
+        "tokio",
+        "axum",
+        "hyper",
+        "hyper-util",
+        "http-body",
+        "futures-core",
+        "async-trait",
+    ],
     why: "a blocking program gets no async runtime",
 }];
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::drain::Drained;
 use crate::verdict::Verdict;
@@ -55,6 +56,7 @@ pub(crate) struct Status {
     pub(crate) predecessor_gone: bool,
     pub(crate) confirmed: bool,
     pub(crate) drained: Option<Drained>,
+    pub(crate) drain_deadline: Option<Instant>,
 }
 
 /// Where the verdict of one request arrives.

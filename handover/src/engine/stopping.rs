@@ -185,7 +185,10 @@ impl Engine {
         if self.drained.is_none() {
             let drained = self.in_flight.drained();
             let (finished, cut) = (drained.finished, drained.cut);
-            tracing::info!(finished, cut, "drained");
+            tracing::info!(finished, cut, moved = drained.moved, "drained");
+            if cut > 0 {
+                self.in_flight.log_cut();
+            }
             self.drained = Some(drained);
             self.events.push(Event::Drained { generation: self.generation, finished, cut });
             // Whoever asked for something is told the end of it.

@@ -355,6 +355,9 @@ impl Engine {
                 self.events.push(Event::Serving { generation, pid });
             }
         }
+        if !matches!(verdict, Verdict::Succeeded(_)) {
+            self.exchange.withdraw();
+        }
         let asker = self.current.take().and_then(|wanted| wanted.asker);
         self.tell_asker(asker, verdict);
         // If an upgrade or a stop was asked for meanwhile, it is done now and not at the next

@@ -137,6 +137,11 @@ impl Exchange {
         self.desk.open();
     }
 
+    /// The successor to which it was offered does not come to serve.
+    pub(crate) fn withdraw(&mut self) {
+        self.offer = None;
+    }
+
     /// No connection goes to another process: there is none that serves.
     pub(crate) fn never(&mut self, reason: &str) {
         self.offer = None;

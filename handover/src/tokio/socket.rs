@@ -26,13 +26,13 @@ use crate::sys::socket::{Accepted, Blocking, receive_from};
 ///
 /// Made by `Handover::listen`. Dropping it closes it.
 #[derive(Debug)]
-pub struct TcpListener(pub(super) Socket);
+pub struct TcpListener(pub(crate) Socket);
 
 /// Accepts Unix stream connections until this generation must stop.
 ///
 /// Made by `Handover::listen`. Dropping it closes it, and removes its path if it still serves.
 #[derive(Debug)]
-pub struct UnixListener(pub(super) Socket);
+pub struct UnixListener(pub(crate) Socket);
 
 /// Accepts Unix seqpacket connections until this generation must stop.
 ///
@@ -275,7 +275,7 @@ impl<T> Stream for Incoming<T> {
 /// A socket of the service, registered with the runtime. Dropping it takes it out of the runtime's
 /// epoll before it is closed, which matters as other processes have it open.
 #[derive(Debug)]
-pub(super) struct Socket(Option<Open>);
+pub(crate) struct Socket(Option<Open>);
 
 #[derive(Debug)]
 struct Open {
@@ -308,6 +308,12 @@ impl Socket {
             open.registered()?;
         }
         Ok(Self(Some(open)))
+    }
+
+    /// Its name.
+    #[cfg(feature = "http")]
+    pub(crate) fn name(&self) -> io::Result<String> {
+        Ok(self.open()?.endpoint.name.to_string())
     }
 
     /// Closes it ahead of being dropped, for an owner that cannot drop it.
