@@ -59,6 +59,7 @@ impl<T: AsyncRead + Unpin> Io<T> {
         let mut chunk = ReadBuf::uninit(&mut chunk);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut chunk))?;
         self.ahead.extend_from_slice(chunk.filled());
+        self.conversation.set_input_waits(!self.ahead.is_empty());
         Poll::Ready(Ok(!chunk.filled().is_empty()))
     }
 
@@ -77,8 +78,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
         let this = &mut *self;
         if this.conversation.holds_back(cx) {
             // The end of the client is told; what belongs to the next request waits.
-            if this.ahead.is_empty() && ready!(this.poll_fill(cx))? {
-                this.conversation.set_input_waits(true);
+            if this.ahead.is_empty() {
+                ready!(this.poll_fill(cx))?;
             }
             return if this.ahead.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
