@@ -231,7 +231,7 @@ impl Shared {
     /// Holds one connection until it ends or the end has come, and records which.
     fn hold(&self, connection: usize) {
         let mut answered = 0;
-        if let Err(how) = self.ping(&mut answered) {
+        if let Err(how) = self.ping(connection, &mut answered) {
             let end = End { connection, when: self.started_at.elapsed(), how };
             let mut record = self.record();
             record.unopened += usize::from(answered == 0);
@@ -241,10 +241,12 @@ impl Shared {
     }
 
     /// Pings over and over, counting; returns when the end has come.
-    fn ping(&self, answered: &mut usize) -> Result<(), Ending> {
+    fn ping(&self, number: usize, answered: &mut usize) -> Result<(), Ending> {
         let connection = Connection::open(&self.setup.target, self.timeout())?;
         loop {
-            let pid = echo(&connection, *answered, self.timeout())?;
+            // No other connection ever says the same.
+            let text = number * 1_000_000 + *answered;
+            let pid = echo(&connection, text, self.timeout())?;
             self.count(*answered == 0, pid);
             *answered += 1;
             if self.pause(&connection)? {

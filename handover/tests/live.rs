@@ -1,9 +1,18 @@
 //! Connections that change hands.
 
 use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use handover_testkit::process::signal;
-use handover_testkit::{KeepAlive, Launch, Load, Service, Signal, example, soon};
+use handover_testkit::process::{self, signal};
+use handover_testkit::{
+    Ending, Fault, KeepAlive, Launch, Load, Service, Signal, example, recheck, soon,
+};
+
+const CONNECTIONS: usize = 1000;
+
+/// How long a thousand clients take to ask once, and more.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 fn start(arguments: &[&str]) -> (Service, SocketAddr) {
     let launch = Launch::of(example("echo")).arg("127.0.0.1:0").arg("--live").args(arguments);
@@ -13,23 +22,25 @@ fn start(arguments: &[&str]) -> (Service, SocketAddr) {
     (service, address)
 }
 
+fn kept(address: SocketAddr, every: u64) -> KeepAlive {
+    let kept = KeepAlive::echo(address).connections(CONNECTIONS);
+    let kept = kept.every(Duration::from_millis(every)).start();
+    kept.wait_open(soon()).unwrap();
+    kept
+}
+
 #[test]
 fn a_thousand_echoes_live_through_fifty_upgrades() {
-    const CONNECTIONS: usize = 1000;
     const UPGRADES: usize = 50;
     let (service, address) = start(&[]);
-    let kept = KeepAlive::echo(address)
-        .connections(CONNECTIONS)
-        .every(std::time::Duration::from_millis(500))
-        .start();
-    kept.wait_open(soon()).unwrap();
+    let kept = kept(address, 500);
     let load = Load::echo(address).rate(50).start();
     let mut pid = load.wait_answered_by(|_| true, soon()).unwrap();
     for _ in 0..UPGRADES {
         let old = pid;
         signal(old, Signal::HUP);
         pid = load.wait_answered_by(|pid| pid != old, soon()).unwrap();
-        assert!(handover_testkit::process::exited(old, soon()), "all have moved");
+        assert!(process::exited(old, soon()), "all have moved");
     }
     kept.wait_pings(2 * CONNECTIONS, soon()).unwrap();
     let outcome = kept.stop();
@@ -38,4 +49,50 @@ fn a_thousand_echoes_live_through_fifty_upgrades() {
     load.stop().assert_nothing_lost();
     signal(pid, Signal::TERM);
     service.wait_all_gone(soon()).unwrap();
+}
+
+/// Kills one of the two that long after the successor has begun to initialise, which is moments
+/// before the first connection moves and moments after the last one has.
+fn kill(victim_is_successor: bool, after: Duration) {
+    let (service, address) = start(&[]);
+    let kept = kept(address, 50);
+    let old = service.pid();
+    signal(old, Signal::HUP);
+    service.wait_line_after(1, |line| line.starts_with("listening on "), soon()).unwrap();
+    let new = *service.alive().iter().find(|pid| **pid != old).unwrap();
+    // Not a wait: the moment is what is varied.
+    thread::sleep(after);
+    let (victim, survivor) = if victim_is_successor { (new, old) } else { (old, new) };
+    let _ = process::try_signal(victim, Signal::KILL);
+    assert!(process::exited(victim, soon()));
+    // Those that are left go on; who has ended is known once they have asked once more.
+    let go_on = || {
+        let left = CONNECTIONS - kept.so_far().ends.len();
+        (left == 0 || kept.wait_pings(2 * left, Instant::now() + PATIENCE).is_ok()).then_some(())
+    };
+    recheck(soon(), go_on).unwrap();
+    // What is under way is waited for: a client that hangs is found out here.
+    for end in kept.stop().ends {
+        // What a crash of the victim would have shown, and nothing else.
+        let is_plain = matches!(end.how, Ending::Closed | Ending::Lost(Fault::Cut | Fault::Reset));
+        assert!(is_plain, "{end:?}");
+    }
+    if process::is_alive(survivor) {
+        let _ = process::try_signal(survivor, Signal::TERM);
+    }
+    service.wait_all_gone(soon()).unwrap();
+}
+
+#[test]
+fn no_client_hangs_or_hears_another_when_the_successor_is_killed() {
+    for step in 0..8 {
+        kill(true, Duration::from_millis(4 * step));
+    }
+}
+
+#[test]
+fn no_client_hangs_or_hears_another_when_the_predecessor_is_killed() {
+    for step in 0..8 {
+        kill(false, Duration::from_millis(4 * step));
+    }
 }
