@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 use handover::control::{
@@ -10,7 +11,7 @@ use handover::control::{
 };
 use handover_testkit::process::signal;
 use handover_testkit::{
-    Folder, KeepAlive, Launch, Load, LoadSetup, Service, Signal, example, soon,
+    Folder, KeepAlive, Launch, Load, LoadSetup, Service, Signal, binary, example, soon,
 };
 use serde_json::Value;
 
@@ -58,9 +59,40 @@ fn serves_through_upgrades(name: &str, load: fn(SocketAddr) -> LoadSetup, echoes
     service.wait_all_gone(soon()).unwrap();
 }
 
+/// Upgrades under new connections and under such as are kept, which are told to come back.
+fn loses_nothing_by_the_count_of_verify(name: &str) {
+    let (service, address) = start(name);
+    let verified = Command::new(binary("handover"))
+        .args(["verify", "--json", "--url", &format!("http://{address}/")])
+        .args(["--upgrade", "kill -HUP \"$HANDOVER_VERIFY_PID\""])
+        .args(["--upgrades", &UPGRADES.to_string(), "--every", "300ms", "--keep-alive", "10"])
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&verified.stdout).unwrap_or_default();
+    assert!(verified.status.success(), "{report:#} {verified:?}");
+    assert_eq!(report["lost"], 0, "{report:#}");
+    assert_eq!(report["upgrades_done"], UPGRADES, "{report:#}");
+    assert_eq!(report["idle_closed"], 0, "{report:#}");
+    assert!(report["announced_closes"].as_u64() > Some(0), "{report:#}");
+    for pid in service.alive() {
+        signal(pid, Signal::TERM);
+    }
+    service.wait_all_gone(soon()).unwrap();
+}
+
 #[test]
 fn http_serves_through_upgrades() {
     serves_through_upgrades("http", Load::http, false);
+}
+
+#[test]
+fn http_blocking_serves_through_upgrades() {
+    serves_through_upgrades("http_blocking", Load::http, false);
+}
+
+#[test]
+fn http_blocking_loses_nothing_by_the_count_of_verify() {
+    loses_nothing_by_the_count_of_verify("http_blocking");
 }
 
 #[test]
