@@ -86,6 +86,16 @@ fn http_serves_through_upgrades() {
 }
 
 #[test]
+fn hyper_serves_through_upgrades() {
+    serves_through_upgrades("hyper", Load::http, false);
+}
+
+#[test]
+fn hyper_loses_nothing_by_the_count_of_verify() {
+    loses_nothing_by_the_count_of_verify("hyper");
+}
+
+#[test]
 fn http_blocking_serves_through_upgrades() {
     serves_through_upgrades("http_blocking", Load::http, false);
 }
