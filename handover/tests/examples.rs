@@ -106,6 +106,16 @@ fn http_blocking_loses_nothing_by_the_count_of_verify() {
 }
 
 #[test]
+fn actix_serves_through_upgrades() {
+    serves_through_upgrades("actix", Load::http, false);
+}
+
+#[test]
+fn actix_loses_nothing_by_the_count_of_verify() {
+    loses_nothing_by_the_count_of_verify("actix");
+}
+
+#[test]
 fn echo_serves_through_upgrades() {
     serves_through_upgrades("echo", Load::echo, true);
 }
