@@ -2,7 +2,7 @@
 //!
 //! Each can be run and upgraded: `cargo run --example echo`, then `kill -HUP` its process.
 
-#[cfg(feature = "axum")]
+#[cfg(feature = "http")]
 #[doc = include_str!("guide/http.md")]
 #[doc = concat!("```rust,ignore\n", include_str!("../examples/http.rs"), "```")]
 pub mod http {}
