@@ -84,6 +84,10 @@ impl Engine {
 
     /// Keeps what this process has in the fd store, and nothing else, if that is its to do.
     pub(crate) fn fill_store(&mut self) {
+        // Told that it is the main process when it stops already: what is there is for the next one.
+        if self.stage > Stage::Serving {
+            return;
+        }
         let Some(store) = self.supervision.own_store().cloned() else { return };
         let mut before = self.supervision.take_stored_before();
         let providers = self.early.lock().unwrap_or_else(PoisonError::into_inner);
