@@ -365,6 +365,7 @@ fn more_connections_than_allowed_wait_and_an_upgrade_does_not() {
     signal(old, Signal::HUP);
     let new = waits.answer().pid();
     assert_ne!(new, old);
+    server.line(&format!("draining {old} "));
     assert!(one.get("/").says_close() && two.get("/").says_close());
     drop(waits);
     server.stop();
