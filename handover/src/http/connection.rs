@@ -64,7 +64,10 @@ impl Policy {
 
     /// Whether an answer says that it is the last one. Not if there is another request already.
     pub(super) fn announces_end(&self, conversation: &Conversation) -> bool {
-        self.ends.load(Ordering::SeqCst) && !conversation.input_waits()
+        // The task that tells of the drain may come a moment later than this answer.
+        let ends = self.ends.load(Ordering::SeqCst)
+            || (self.departures.is_none() && self.draining.has_come());
+        ends && !conversation.input_waits()
     }
 
     /// How long a head may take to come.
