@@ -399,7 +399,7 @@ impl Engine {
 
     fn inherit(&mut self, item: handover_proto::Item, fd: std::os::fd::OwnedFd) {
         let Some(fd) = self.lines.inherit(&item, fd, &self.poller) else { return };
-        let Some(fd) = self.exchange.inherit(&item, fd, &self.poller) else { return };
+        let Some(fd) = self.exchange.inherit(&item, fd) else { return };
         let Some(fd) = Previous::inherit(&mut self.previous, &item, fd) else { return };
         let Some(fd) = self.supervision.inherit(&item, fd) else { return };
         self.supervision.stored_before(Store::names_of([&item], []));

@@ -39,6 +39,9 @@
 //! With [`Serve::live`] HTTP/1 connections do not end at all: between two requests they change hands, and the successor
 //! goes on with them.
 //!
+//! A connection that cannot change hands although it is to (TLS, or refused) drains without being told of it. One
+//! that moved before its first request cannot begin HTTP/2.
+//!
 //! What hyper buffers of requests that were pipelined after one with a chunked body is not seen: the answer to that one
 //! may say `Connection: close` although there are more.
 //!
@@ -155,14 +158,14 @@ impl<L, S, A> Serve<L, S, A> {
     }
 
     /// Sets how long the head of a request, or the handshake of an [`acceptor`](Self::acceptor), may take;
-    /// 30 seconds by default. In a drain not longer than the [grace](Self::idle_grace).
+    /// 30 seconds by default. In a drain the head has the [grace](Self::idle_grace) at most; a handshake does not.
     pub fn header_timeout(mut self, timeout: Duration) -> Self {
         self.header_timeout = timeout;
         self
     }
 
     /// Sets how many connections there may be at a time; any number by default. More wait in the queue of the
-    /// listener.
+    /// listener. Connections that arrive from an older generation do not count.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections);
         self

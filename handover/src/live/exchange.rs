@@ -64,7 +64,9 @@ struct Taker {
     channel: Arc<Channel>,
     told: BTreeSet<Name>,
     unsent: VecDeque<Word>,
-    interest: Interest,
+    /// What the poller tells of; nothing while there is nothing to do about it: the end of the giver would be
+    /// told over and over.
+    interest: Option<Interest>,
     is_closed: bool,
 }
 
@@ -103,20 +105,16 @@ impl Exchange {
     }
 
     /// Takes over what a predecessor handed over, if it is an end.
-    pub(crate) fn inherit(&mut self, item: &Item, fd: OwnedFd, poller: &Poller) -> Option<OwnedFd> {
+    pub(crate) fn inherit(&mut self, item: &Item, fd: OwnedFd) -> Option<OwnedFd> {
         let Some(generation) = generation_of(&item.name) else { return Some(fd) };
         let taker = Taker {
             generation,
             channel: Arc::new(Channel::received(fd)),
             told: BTreeSet::new(),
             unsent: VecDeque::new(),
-            interest: Interest::HangUp,
+            interest: None,
             is_closed: false,
         };
-        if let Err(error) = poller.add(&*taker.channel, taker.interest) {
-            tracing::warn!(generation, %error, "connections of an older generation are not taken");
-            return None;
-        }
         self.takers.push(taker);
         None
     }
@@ -415,13 +413,21 @@ impl Taker {
 
     fn register(&mut self, is_taking: bool, poller: &Poller) {
         let interest = match (is_taking, self.unsent.is_empty()) {
-            (true, true) => Interest::Read,
-            (_, false) => Interest::Write,
-            (false, true) => Interest::HangUp,
+            (true, true) => Some(Interest::Read),
+            (_, false) => Some(Interest::Write),
+            (false, true) => None,
         };
-        if interest != std::mem::replace(&mut self.interest, interest)
-            && let Err(error) = poller.modify(&*self.channel, interest)
-        {
+        let before = std::mem::replace(&mut self.interest, interest);
+        let changed = match (before, interest) {
+            (None, Some(interest)) => poller.add(&*self.channel, interest),
+            (Some(before), Some(now)) if before != now => poller.modify(&*self.channel, now),
+            (Some(_), None) => {
+                poller.remove(&*self.channel);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = changed {
             tracing::warn!(%error, "connections of an older generation are not taken any more");
         }
     }
