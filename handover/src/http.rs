@@ -39,11 +39,8 @@
 //! With [`Serve::live`] HTTP/1 connections do not end at all: between two requests they change hands, and the successor
 //! goes on with them.
 //!
-//! A connection that cannot change hands although it is to (TLS, or refused) drains without being told of it. One
-//! that moved before its first request cannot begin HTTP/2.
-//!
-//! What hyper buffers of requests that were pipelined after one with a chunked body is not seen: the answer to that one
-//! may say `Connection: close` although there are more.
+//! A connection that cannot change hands although it is to (TLS, or refused) drains as above. Where no successor
+//! takes them, because it is not live itself or is gone, all do: after a second at most.
 //!
 //! # Without this module
 //!
@@ -56,6 +53,7 @@ mod accept;
 mod connection;
 mod conversation;
 mod io;
+mod limit;
 mod service;
 
 use std::fmt;
@@ -63,29 +61,31 @@ use std::future::{Future, IntoFuture, poll_fn};
 use std::io::Result;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioExecutor;
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tower_service::Service;
 
 pub use accept::{Acceptor, Listener, Plain};
 
-use crate::drain::Describe;
+use crate::drain::{Describe, InFlight};
+use crate::engine::Status;
 use crate::running::{Handle, Until};
-use crate::watch::Watch;
+use crate::watch::Seat;
 use crate::{Connection, Ending};
-use connection::{Drain, Driver, Policy};
+use connection::{Driver, Policy};
 use conversation::Conversation;
 use io::{Held, Parts};
+use limit::Limit;
 use service::Watched;
 
 /// How long a connection may be idle in a drain before it is closed, unless [`Serve::idle_grace`] says
@@ -158,14 +158,14 @@ impl<L, S, A> Serve<L, S, A> {
     }
 
     /// Sets how long the head of a request, or the handshake of an [`acceptor`](Self::acceptor), may take;
-    /// 30 seconds by default. In a drain the head has the [grace](Self::idle_grace) at most; a handshake does not.
+    /// 30 seconds by default. In a drain it has the [grace](Self::idle_grace) at most.
     pub fn header_timeout(mut self, timeout: Duration) -> Self {
         self.header_timeout = timeout;
         self
     }
 
     /// Sets how many connections there may be at a time; any number by default. More wait in the queue of the
-    /// listener. Connections that arrive from an older generation do not count.
+    /// listener. Connections that arrive from an older generation count, and are never refused.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections);
         self
@@ -311,10 +311,11 @@ impl Session {
 struct Server<A> {
     acceptor: A,
     policy: Arc<Policy>,
-    handle: Handle,
+    in_flight: Arc<InFlight>,
+    limit: Option<Limit>,
     nodelay: bool,
     /// Dropped with the last connection.
-    alive: mpsc::Sender<()>,
+    _alive: mpsc::Sender<()>,
 }
 
 impl<L: Listener, S: App, A: Acceptor<L::Stream>> Serve<L, S, A> {
@@ -329,27 +330,21 @@ impl<L: Listener, S: App, A: Acceptor<L::Stream>> Serve<L, S, A> {
             Some(name) => handle.departures(name, STATE_VERSION).ok(),
             None => None,
         };
-        let policy = Arc::new(Policy {
-            draining: handle.draining(),
-            drain: Watch::new(None),
-            has_begun: AtomicBool::new(false),
-            ends: AtomicBool::new(false),
-            header_timeout: self.header_timeout,
-            idle_grace: self.idle_grace,
-            departures,
-            http1: self.http1,
-            http2: self.http2,
-        });
+        let times = (self.header_timeout, self.idle_grace);
+        let policy = Policy::new(&handle, departures, times, self.http1, self.http2);
+        let policy = Arc::new(policy);
         let (alive, mut all_gone) = mpsc::channel(1);
         let service = TowerToHyperService::new(self.service);
         let server = Arc::new(Server {
             acceptor: self.acceptor,
             policy: Arc::clone(&policy),
-            handle: handle.clone(),
+            in_flight: Arc::clone(&handle.shared().in_flight),
+            limit: self.max_connections.map(Limit::new),
             nodelay: self.nodelay,
-            alive,
+            _alive: alive,
         });
-        tokio::spawn(tell_of_drain(handle.clone(), policy));
+        tokio::spawn(tell_of_drain(handle.clone(), Arc::downgrade(&policy)));
+        drop(policy);
         if let Some(name) = live {
             let arrivals = handle.arrivals(&name, STATE_VERSION..=STATE_VERSION);
             let mut arrivals = arrivals.map_err(std::io::Error::other)?;
@@ -358,21 +353,14 @@ impl<L: Listener, S: App, A: Acceptor<L::Stream>> Serve<L, S, A> {
                 while let Some(arrival) = arrivals.next().await {
                     match arrival.into_connection::<L::Stream>() {
                         Ok((connection, baggage)) => {
-                            let peer = L::peer(&connection);
-                            server.resume::<L, S>(
-                                connection,
-                                baggage.unread,
-                                peer,
-                                service.clone(),
-                            );
+                            server.resume::<L, S>(connection, &baggage.unread, service.clone());
                         }
                         Err(error) => tracing::warn!(%error, "a connection is lost"),
                     }
                 }
             });
         }
-        let limit = self.max_connections.map(|connections| Arc::new(Semaphore::new(connections)));
-        let outcome = server.accept_all::<L, S>(&self.listener, service, limit).await;
+        let outcome = server.accept_all::<L, S>(&self.listener, service).await;
         drop((self.listener, server));
         // Nothing is ever sent.
         let _: Option<()> = all_gone.recv().await;
@@ -385,7 +373,6 @@ impl<A> Server<A> {
         self: &Arc<Self>,
         listener: &L,
         service: TowerToHyperService<S>,
-        limit: Option<Arc<Semaphore>>,
     ) -> Result<()>
     where
         L: Listener,
@@ -393,31 +380,24 @@ impl<A> Server<A> {
         S: App,
     {
         loop {
-            let permit = match &limit {
-                None => None,
-                Some(limit) => match permit(limit, listener.ended()).await {
-                    Some(permit) => Some(permit),
-                    // None is left, and no more are to come.
-                    None => return Ok(()),
-                },
-            };
-            let Some((connection, peer)) = listener.accept().await? else { return Ok(()) };
+            let Some((connection, peer)) = self.accept_one(listener).await? else { return Ok(()) };
             if self.nodelay
                 && let Err(error) = L::set_nodelay(&connection)
             {
                 // It has ended already.
                 tracing::debug!(%error, "a connection ends");
             }
+            let (conversation, held) = self.enlist(&peer);
             let (server, service) = (Arc::clone(self), service.clone());
             tokio::spawn(async move {
                 let shaking = server.acceptor.accept(connection);
-                match timeout(server.policy.header_timeout, shaking).await {
-                    Ok(Ok(stream)) => {
-                        let parts = (stream, Vec::new());
-                        server.drive::<L, S>(parts, peer, permit, service, true).await;
+                match unless(server.policy.handshake_timeout(), shaking).await {
+                    Some(Ok(stream)) => {
+                        let parts = Parts { stream, ahead: BytesMut::new(), held };
+                        server.drive::<L, S>(parts, peer, conversation, service).await;
                     }
-                    Ok(Err(error)) => tracing::debug!(%peer, %error, "no handshake"),
-                    Err(_) => tracing::debug!(%peer, "the client takes too long to shake hands"),
+                    Some(Err(error)) => tracing::debug!(%peer, %error, "no handshake"),
+                    None => tracing::debug!(%peer, "the client takes too long to shake hands"),
                 }
             });
         }
@@ -427,69 +407,114 @@ impl<A> Server<A> {
     fn resume<L, S>(
         self: &Arc<Self>,
         connection: Connection<L::Stream>,
-        unread: Vec<u8>,
-        peer: Peer,
+        unread: &[u8],
         service: TowerToHyperService<S>,
     ) where
         L: Listener,
         A: Acceptor<L::Stream>,
         S: App,
     {
+        let peer = L::peer(&connection);
         let Some(stream) = A::from_plain(connection) else { return };
+        let (conversation, held) = self.enlist(&peer);
+        let parts = Parts { stream, ahead: unread.into(), held };
         let server = Arc::clone(self);
         tokio::spawn(async move {
-            server.drive::<L, S>((stream, unread), peer, None, service, false).await;
+            server.drive::<L, S>(parts, peer, conversation, service).await;
         });
+    }
+
+    /// Accepts as many as there may be; `None` when there are no more to come.
+    async fn accept_one<L: Listener>(
+        &self,
+        listener: &L,
+    ) -> Result<Option<(Connection<L::Stream>, Peer)>> {
+        let Some(limit) = &self.limit else { return listener.accept().await };
+        let (mut accepting, mut ended) = (pin!(listener.accept()), pin!(listener.ended()));
+        let mut seat = Seat::default();
+        let accepted = poll_fn(|cx| match limit.poll(&mut seat, cx) {
+            Poll::Ready(()) => accepting.as_mut().poll(cx),
+            Poll::Pending => ended.as_mut().poll(cx).map(|()| Ok(None)),
+        });
+        let accepted = accepted.await;
+        limit.leave(&mut seat);
+        accepted
+    }
+
+    /// Counts a connection, and has it told of if it is cut.
+    fn enlist(&self, peer: &Peer) -> (Arc<Conversation>, Held) {
+        let conversation = Conversation::new(peer.to_string(), Instant::now());
+        let described = Arc::clone(&conversation) as Arc<dyn Describe>;
+        let place = self.limit.as_ref().map(Limit::enter);
+        let held = Held { listed: self.in_flight.list(described), place };
+        (conversation, held)
     }
 
     async fn drive<L, S>(
         &self,
-        (stream, ahead): (A::Stream, Vec<u8>),
+        parts: Parts<A::Stream>,
         peer: Peer,
-        permit: Option<OwnedSemaphorePermit>,
+        conversation: Arc<Conversation>,
         service: TowerToHyperService<S>,
-        is_new: bool,
     ) where
         L: Listener,
         A: Acceptor<L::Stream>,
         S: App,
     {
-        let conversation = Conversation::new(peer.to_string(), Instant::now());
-        let described = Arc::clone(&conversation) as Arc<dyn Describe>;
-        let held = Held { listed: self.handle.shared().in_flight.list(described), permit };
         let service = Watched { service, conversation, policy: Arc::clone(&self.policy), peer };
-        let alive = self.alive.clone();
-        let parts = Parts { stream, ahead, held };
-        Driver::new(service).run::<L::Stream, A>(parts, is_new).await;
-        drop(alive);
+        Driver::new(service).run::<L::Stream, A>(parts).await;
     }
 }
 
-/// A place for a connection, unless no more are to come.
-async fn permit(
-    limit: &Arc<Semaphore>,
-    ended: impl Future<Output = ()>,
-) -> Option<OwnedSemaphorePermit> {
-    let mut acquiring = pin!(Arc::clone(limit).acquire_owned());
-    let mut ended = pin!(ended);
-    poll_fn(|cx| match acquiring.as_mut().poll(cx) {
-        Poll::Ready(permit) => Poll::Ready(permit.ok()),
-        Poll::Pending => ended.as_mut().poll(cx).map(|()| None),
+/// What is wanted, unless the other comes before.
+async fn unless<T>(end: impl Future<Output = ()>, wanted: impl Future<Output = T>) -> Option<T> {
+    let (mut wanted, mut end) = (pin!(wanted), pin!(end));
+    poll_fn(|cx| match wanted.as_mut().poll(cx) {
+        Poll::Ready(wanted) => Poll::Ready(Some(wanted)),
+        Poll::Pending => end.as_mut().poll(cx).map(|()| None),
     })
     .await
 }
 
-/// Tells all connections when this process accepts nothing more, and whether they can go to the successor.
-async fn tell_of_drain(handle: Handle, policy: Arc<Policy>) {
+/// Tells all connections when this process accepts nothing more, until when they may go on, and whether they
+/// can go to the successor.
+async fn tell_of_drain(handle: Handle, policy: Weak<Policy>) {
     handle.draining().await;
-    let now = Instant::now();
-    let idle = policy.idle_grace;
-    let left = handle.drain_left().map_or(idle, |left| left.saturating_sub(MARGIN).min(idle));
-    policy.begin_drain(Drain { idle_until: now.checked_add(left).unwrap_or(now) });
-    let Some(departures) = &policy.departures else { return };
-    let is_replaced = handle.ending() == Some(Ending::HandedOver);
-    // The slot is not used: it only shows that there are some.
-    if !is_replaced || !matches!(timeout(PATIENCE, departures.slot()).await, Ok(Ok(_))) {
-        policy.ends.store(true, Ordering::SeqCst);
+    let mut patience = pin!(successor_takes(&handle, &policy));
+    let (mut seat, mut is_patient, mut known) = (Seat::default(), true, None);
+    poll_fn(|cx| {
+        loop {
+            let news = |status: &Status| {
+                let until = status.drain_deadline;
+                (known != Some(until)).then_some(until)
+            };
+            let Poll::Ready(until) = handle.shared().status.poll(&mut seat, cx, news) else {
+                break;
+            };
+            known = Some(until);
+            let Some(policy) = policy.upgrade() else { return Poll::Ready(()) };
+            policy.drains(until);
+        }
+        if is_patient && let Poll::Ready(takes) = patience.as_mut().poll(cx) {
+            is_patient = false;
+            if !takes && let Some(policy) = policy.upgrade() {
+                policy.ends();
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+    handle.shared().status.leave(&mut seat);
+}
+
+/// Whether there is a successor that takes connections.
+async fn successor_takes(handle: &Handle, policy: &Weak<Policy>) -> bool {
+    let departures = policy.upgrade().and_then(|policy| policy.departures.clone());
+    match departures {
+        Some(departures) if handle.ending() == Some(Ending::HandedOver) => {
+            // It is not used: it only shows that there are some.
+            matches!(timeout(PATIENCE, departures.slot()).await, Ok(Ok(_)))
+        }
+        _ => false,
     }
 }

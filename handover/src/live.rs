@@ -21,6 +21,9 @@
 //! giver dies, what it has sent is the successor's. Whoever dies takes with it what it had, as a crash
 //! does.
 //!
+//! [`Handle::predecessor_gone`](crate::Handle::predecessor_gone) comes when all that the predecessor gave is among
+//! the arrivals.
+//!
 //! What only one process has cannot go: TLS, a half-written answer, more than
 //! [`MAX_CONNECTION_BYTES`] of unread bytes and state. Such connections drain.
 //!
@@ -142,9 +145,16 @@ impl Departures {
         Self { desk: Arc::clone(desk), name, version }
     }
 
-    /// Comes when a connection may go. That is never as long as this process serves.
+    /// Comes when a connection may go. That is never as long as this process serves, nor if its successor
+    /// never asks for this name: what is to drain instead after a time needs a timeout.
     pub fn slot(&self) -> Slot {
         Slot { departures: self.clone(), place: Place::default() }
+    }
+
+    /// Whether none will ever go from here, of whatever name.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_over(&self) -> bool {
+        self.desk.is_over()
     }
 }
 

@@ -187,19 +187,31 @@ impl Shared {
             old.stage < status.stage
                 || (!old.predecessor_gone && status.predecessor_gone)
                 || (!old.confirmed && status.confirmed)
+                || is_earlier(status.drain_deadline, old.drain_deadline)
         });
         if news {
             self.status.update(|old| {
                 let predecessor_gone = old.predecessor_gone || status.predecessor_gone;
                 let confirmed = old.confirmed || status.confirmed;
+                let drain_deadline = if is_earlier(status.drain_deadline, old.drain_deadline) {
+                    status.drain_deadline
+                } else {
+                    old.drain_deadline
+                };
                 if old.stage <= status.stage {
                     *old = status;
                 }
                 old.predecessor_gone = predecessor_gone;
                 old.confirmed = confirmed;
+                old.drain_deadline = drain_deadline;
             });
         }
     }
+}
+
+/// Whether a deadline is earlier than another one, where none is never.
+fn is_earlier(deadline: Option<Instant>, other: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| other.is_none_or(|other| deadline < other))
 }
 
 impl std::fmt::Debug for Shared {

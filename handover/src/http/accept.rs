@@ -110,8 +110,13 @@ pub trait Acceptor<S>: Clone + Send + Sync + 'static {
         connection: Connection<S>,
     ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
-    /// The connection as it was, if nothing of it is in the memory of this process; only such a one can
-    /// change hands.
+    /// Whether this is the connection as it was, of which nothing is in the memory of this process; only such
+    /// a one can change hands. False by default.
+    fn is_plain(_: &Self::Stream) -> bool {
+        false
+    }
+
+    /// The connection as it was, if it [is](Self::is_plain).
     ///
     /// # Errors
     ///
@@ -138,6 +143,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Acceptor<S> for Plain {
         connection: Connection<S>,
     ) -> impl Future<Output = io::Result<Connection<S>>> + Send {
         ready(Ok(connection))
+    }
+
+    fn is_plain(_: &Connection<S>) -> bool {
+        true
     }
 
     fn into_plain(stream: Connection<S>) -> Result<Connection<S>, Connection<S>> {

@@ -4,21 +4,22 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Sleep, sleep_until, timeout};
+use tokio::time::{Sleep, sleep, sleep_until, timeout};
 
 use super::accept::Acceptor;
 use super::conversation::Conversation;
 use super::io::{Io, Parts};
 use super::service::Watched;
-use super::{App, BoxError};
+use super::{App, BoxError, MARGIN};
 use crate::live::{Baggage, Departure, Departures, Movable, Slot};
-use crate::running::Until;
+use crate::running::{Handle, Until};
 use crate::watch::{Seat, Watch};
 
 /// What HTTP/2 begins with where nobody has said before that it is HTTP/2 (RFC 9113, 3.4).
@@ -28,16 +29,19 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// read: closed at once, the connection would be reset, and the answer with it perhaps.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long it may take to the end of a drain at most, and so does not count as cut; less than [`MARGIN`].
+const LAST_LINGER: Duration = Duration::from_millis(200);
+
 /// How connections are served, and how they end.
 #[derive(Debug)]
 pub(super) struct Policy {
     /// For the application.
     pub(super) draining: Until,
-    pub(super) drain: Watch<Option<Drain>>,
+    drain: Watch<Drain>,
     /// Cheaper to look at than the same in `drain`.
-    pub(super) has_begun: AtomicBool,
+    version: AtomicU64,
     /// Connections do not change hands, or not any more: they end.
-    pub(super) ends: AtomicBool,
+    ends: AtomicBool,
     pub(super) header_timeout: Duration,
     pub(super) idle_grace: Duration,
     /// How idle connections change hands.
@@ -46,44 +50,109 @@ pub(super) struct Policy {
     pub(super) http2: hyper::server::conn::http2::Builder<TokioExecutor>,
 }
 
-/// This process does not accept any more.
-#[derive(Clone, Copy, Debug)]
+/// How this process ends, as far as that has begun.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Drain {
-    /// When connections that are idle are closed.
-    pub(super) idle_until: Instant,
+    /// How often this has changed.
+    version: u64,
+    /// When it began.
+    since: Option<Instant>,
+    /// When it ends at the latest.
+    until: Option<Instant>,
+    /// Connections do not change hands, or not any more.
+    ends: bool,
+}
+
+impl Drain {
+    /// When whoever still has a connection is to be done with it, so that it is not cut.
+    fn last_moment(&self) -> Option<Instant> {
+        self.until.map(|until| until.checked_sub(MARGIN).unwrap_or(until))
+    }
 }
 
 impl Policy {
-    pub(super) fn begin_drain(&self, drain: Drain) {
-        if self.departures.is_none() {
-            self.ends.store(true, Ordering::SeqCst);
+    pub(super) fn new(
+        handle: &Handle,
+        departures: Option<Departures>,
+        (header_timeout, idle_grace): (Duration, Duration),
+        http1: hyper::server::conn::http1::Builder,
+        http2: hyper::server::conn::http2::Builder<TokioExecutor>,
+    ) -> Self {
+        Self {
+            draining: handle.draining(),
+            drain: Watch::new(Drain::default()),
+            version: AtomicU64::new(0),
+            ends: AtomicBool::new(false),
+            header_timeout,
+            idle_grace,
+            departures,
+            http1,
+            http2,
         }
-        self.has_begun.store(true, Ordering::SeqCst);
-        self.drain.update(|now| *now = Some(drain));
+    }
+
+    /// The drain has begun, or is to end at another time.
+    pub(super) fn drains(&self, until: Option<Instant>) {
+        let ends = self.departures.is_none();
+        self.update(|drain| {
+            drain.since.get_or_insert_with(Instant::now);
+            drain.until = until;
+            drain.ends |= ends;
+        });
+    }
+
+    /// Connections do not change hands, or not any more.
+    pub(super) fn ends(&self) {
+        if !self.ends.load(Ordering::SeqCst) {
+            self.update(|drain| drain.ends = true);
+        }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Drain)) {
+        self.drain.update(|drain| {
+            change(drain);
+            drain.version += 1;
+            self.ends.store(drain.ends, Ordering::SeqCst);
+            self.version.store(drain.version, Ordering::SeqCst);
+        });
     }
 
     /// Whether an answer says that it is the last one. Not if there is another request already.
     pub(super) fn announces_end(&self, conversation: &Conversation) -> bool {
         // The task that tells of the drain may come a moment later than this answer.
-        let ends = self.ends.load(Ordering::SeqCst)
-            || (self.departures.is_none() && self.draining.has_come());
+        let is_over = || self.departures.as_ref().is_none_or(Departures::is_over);
+        let stays = || conversation.stays() || is_over();
+        let ends = self.ends.load(Ordering::SeqCst) || (stays() && self.draining.has_come());
         ends && !conversation.input_waits()
     }
 
-    /// How long a head may take to come.
-    fn head_timeout(&self, is_draining: bool) -> Duration {
-        let usual = self.header_timeout;
-        if is_draining { usual.min(self.idle_grace) } else { usual }
+    /// Until when a head that began then has to be complete.
+    fn head_until(&self, began: Instant, drain: Drain) -> Option<Instant> {
+        let usual = began.checked_add(self.header_timeout);
+        let graceful = drain.since.and_then(|since| began.max(since).checked_add(self.idle_grace));
+        earlier(usual, graceful)
     }
+
+    /// Comes when a handshake has had its time.
+    pub(super) async fn handshake_timeout(&self) {
+        let begin = Instant::now();
+        if timeout(self.header_timeout, self.draining.clone()).await.is_ok() {
+            let left = self.header_timeout.saturating_sub(begin.elapsed());
+            sleep(left.min(self.idle_grace)).await;
+        }
+    }
+}
+
+/// The earlier one, where none is never.
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 /// The driver of a connection.
 pub(super) struct Driver<S: App> {
     service: Watched<S>,
-    /// It cannot change hands.
-    stays: bool,
     slot: Option<Slot>,
-    drain: Option<Drain>,
+    drain: Drain,
     seat: Seat,
     /// Who waits at the seat.
     seated: Option<Waker>,
@@ -109,9 +178,8 @@ impl<S: App> Driver<S> {
     pub(super) fn new(service: Watched<S>) -> Self {
         Self {
             service,
-            stays: false,
             slot: None,
-            drain: None,
+            drain: Drain::default(),
             seat: Seat::default(),
             seated: None,
             timer: None,
@@ -123,21 +191,26 @@ impl<S: App> Driver<S> {
         &self.service.conversation
     }
 
-    /// Has the task woken when the drain begins; returns it when it has.
-    fn poll_drain(&mut self, cx: &Context<'_>) -> Option<Drain> {
+    /// How the drain stands; the task is woken when that changes.
+    fn poll_drain(&mut self, cx: &Context<'_>) -> Drain {
         let policy = &self.service.policy;
-        let is_seated = self.seated.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        if self.drain.is_none() && (!is_seated || policy.has_begun.load(Ordering::SeqCst)) {
-            match policy.drain.poll(&mut self.seat, cx, |drain| *drain) {
-                Poll::Ready(drain) => self.drain = Some(drain),
-                Poll::Pending => self.seated = Some(cx.waker().clone()),
+        let mut is_seated = self.seated.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        while !is_seated || policy.version.load(Ordering::SeqCst) != self.drain.version {
+            let known = self.drain.version;
+            let news = |drain: &Drain| (drain.version != known).then_some(*drain);
+            match policy.drain.poll(&mut self.seat, cx, news) {
+                // Whoever was woken has to sit down again.
+                Poll::Ready(drain) => (self.drain, is_seated) = (drain, false),
+                Poll::Pending => is_seated = true,
             }
+            self.seated = is_seated.then(|| cx.waker().clone());
         }
         self.drain
     }
 
     /// Whether that moment has come; the task is woken then.
-    fn poll_timer(&mut self, at: Instant, cx: &mut Context<'_>) -> bool {
+    fn poll_timer(&mut self, at: Option<Instant>, cx: &mut Context<'_>) -> bool {
+        let Some(at) = at else { return false };
         if self.timer_at != Some(at) {
             self.timer_at = Some(at);
             match &mut self.timer {
@@ -148,40 +221,60 @@ impl<S: App> Driver<S> {
         self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
     }
 
-    /// Whether a connection on which nothing is under way goes, and how.
-    fn poll_leave(&mut self, drain: Drain, cx: &mut Context<'_>) -> Option<Leave> {
-        let departures = self.service.policy.departures.as_ref().filter(|_| !self.stays);
-        if let Some(departures) = departures {
-            let slot = self.slot.get_or_insert_with(|| departures.slot());
-            match Pin::new(slot).poll(cx) {
-                Poll::Ready(Ok(departure)) => {
-                    self.slot = None;
-                    return Some(Leave::Move(departure));
-                }
-                Poll::Ready(Err(_)) => {
-                    self.slot = None;
-                    self.stays = true;
-                }
-                Poll::Pending => {}
+    /// When a connection on which nothing is under way is closed.
+    fn idle_until(&self, drain: Drain) -> Option<Instant> {
+        let since = drain.since?;
+        if !drain.ends && !self.conversation().stays() {
+            return drain.last_moment();
+        }
+        let since = since.max(self.conversation().quiet_since());
+        earlier(since.checked_add(self.service.policy.idle_grace), drain.last_moment())
+    }
+
+    /// Whether a connection on which nothing is under way may change hands.
+    fn poll_move(&mut self, drain: Drain, cx: &mut Context<'_>) -> Option<Leave> {
+        drain.since?;
+        let policy = &self.service.policy;
+        let departures = policy.departures.as_ref().filter(|_| !self.conversation().stays())?;
+        let slot = self.slot.get_or_insert_with(|| departures.slot());
+        let Poll::Ready(granted) = Pin::new(slot).poll(cx) else { return None };
+        self.slot = None;
+        match granted {
+            Ok(departure) => Some(Leave::Move(departure)),
+            Err(reason) => {
+                // Nor does any other one.
+                tracing::debug!(%reason, "connections stay");
+                policy.ends();
+                None
             }
         }
-        self.poll_timer(drain.idle_until, cx).then_some(Leave::Close)
+    }
+
+    /// Whether a connection on which nothing is under way goes, and how.
+    fn poll_leave(&mut self, drain: Drain, cx: &mut Context<'_>) -> Option<Leave> {
+        if let Some(leave) = self.poll_move(drain, cx) {
+            return Some(leave);
+        }
+        // It may have changed just now.
+        let drain = self.poll_drain(cx);
+        let at = self.idle_until(drain);
+        self.poll_timer(at, cx).then_some(Leave::Close)
     }
 
     /// Serves a connection to its end.
-    pub(super) async fn run<C, A>(mut self, mut parts: Parts<A::Stream>, mut is_new: bool)
+    pub(super) async fn run<C, A>(mut self, mut parts: Parts<A::Stream>)
     where
         A: Acceptor<C>,
         C: Movable + Send,
     {
+        if !A::is_plain(&parts.stream) {
+            self.conversation().stay();
+        }
         loop {
             let io = Io::new(parts, self.conversation());
-            let left = match self.wait_for_request(io, is_new).await {
+            let left = match self.wait_for_request(io).await {
                 First::Http1(io) => self.serve_http1(io).await,
-                First::Http2(io) => {
-                    self.serve_http2(io).await;
-                    return;
-                }
+                First::Http2(io) => return self.serve_http2(io).await,
                 First::Leave(io, leave) => Left::Here(io.into_parts(), Some(leave)),
                 First::Gone => return,
             };
@@ -192,55 +285,61 @@ impl<S: App> Driver<S> {
                     None => return,
                 },
                 // Something may have come at the last moment.
-                Some(Leave::Close) if !has_come(&mut here).await => return end(here).await,
+                Some(Leave::Close) if !has_come(&mut here).await => {
+                    return end(here, self.linger()).await;
+                }
                 Some(Leave::Close) => here,
-                None => return end(here).await,
+                None => return end(here, self.linger()).await,
             };
-            is_new = false;
         }
     }
 
     /// Waits for the first bytes, and finds out what they begin. hyper is not to have a connection
     /// before: it closes one that has said nothing as soon as it is told of a drain.
-    async fn wait_for_request<T>(&mut self, io: Io<T>, is_new: bool) -> First<T>
+    async fn wait_for_request<T>(&mut self, io: Io<T>) -> First<T>
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let mut io = Some(io);
-        let since = Instant::now();
+        let mut since = None;
         poll_fn(|cx| {
             loop {
                 let Some(filled) = &mut io else { return Poll::Pending };
+                filled.skip_empty_lines();
                 let ahead = filled.ahead();
-                let is_known = !(is_new && PREFACE.starts_with(ahead));
-                if is_known && !ahead.is_empty() {
-                    let is_http2 = is_new && ahead.starts_with(PREFACE);
-                    let first = if is_http2 { First::Http2 } else { First::Http1 };
+                let first: Option<fn(Io<T>) -> First<T>> = if ahead.starts_with(PREFACE) {
+                    Some(First::Http2)
+                } else if PREFACE.starts_with(ahead) {
+                    None
+                } else {
+                    Some(First::Http1)
+                };
+                if let Some(first) = first {
                     return Poll::Ready(io.take().map_or(First::Gone, first));
-                }
-                if ahead.len() == PREFACE.len() {
-                    return Poll::Ready(io.take().map_or(First::Gone, First::Http2));
                 }
                 match filled.poll_fill(cx) {
                     Poll::Ready(Ok(true)) => continue,
                     Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(First::Gone),
                     Poll::Pending => {}
                 }
-                let is_silent = filled.ahead().is_empty();
                 let drain = self.poll_drain(cx);
-                if let Some(drain) = drain
-                    && let Some(leave) = self.poll_leave(drain, cx)
-                {
-                    let leave = |io| First::Leave(io, leave);
-                    return Poll::Ready(io.take().map_or(First::Gone, leave));
-                }
-                if drain.is_none() && !is_silent {
-                    let limit = self.service.policy.head_timeout(false);
-                    if since.checked_add(limit).is_some_and(|at| self.poll_timer(at, cx)) {
+                let leave = if filled.ahead().is_empty() {
+                    self.poll_leave(drain, cx)
+                } else {
+                    let began = *since.get_or_insert_with(Instant::now);
+                    let at = self.service.policy.head_until(began, drain);
+                    if self.poll_timer(at, cx) {
                         return Poll::Ready(First::Gone);
                     }
-                }
-                return Poll::Pending;
+                    self.poll_move(drain, cx)
+                };
+                return match leave {
+                    Some(leave) => {
+                        let leave = |io| First::Leave(io, leave);
+                        Poll::Ready(io.take().map_or(First::Gone, leave))
+                    }
+                    None => Poll::Pending,
+                };
             }
         })
         .await
@@ -254,34 +353,30 @@ impl<S: App> Driver<S> {
         let policy = Arc::clone(&self.service.policy);
         let served = policy.http1.serve_connection(TokioIo::new(io), self.service.clone());
         let mut served = served.with_upgrades();
-        let mut leave = None;
+        let (mut leave, mut is_told) = (None, false);
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(outcome) = Pin::new(&mut served).poll(cx) {
                 return Poll::Ready(outcome.map_err(BoxError::from));
             }
             let drain = self.poll_drain(cx);
-            if let Some(drain) = drain
-                && leave.is_none()
-            {
-                if self.conversation().is_quiet() {
-                    leave = self.poll_leave(drain, cx);
-                } else {
-                    self.slot = None;
-                }
+            if !self.conversation().is_quiet() {
+                self.slot = None;
+            } else if !is_told {
+                leave = self.poll_leave(drain, cx);
                 if leave.is_some() {
-                    // As far as is known here it is between two requests. If hyper knows better, it
-                    // ends after the next answer.
                     Pin::new(&mut served).graceful_shutdown();
                     if let Poll::Ready(outcome) = Pin::new(&mut served).poll(cx) {
                         return Poll::Ready(outcome.map_err(BoxError::from));
                     }
-                    leave = Some(Leave::Close);
+                    // As far as is known here it is between two requests. If hyper knows better, it ends
+                    // after the next answer.
+                    (leave, is_told) = (None, true);
                 }
+            } else if self.poll_timer(self.idle_until(drain), cx) {
+                return Poll::Ready(Err("nothing is asked any more".into()));
             }
-            let limit = self.service.policy.head_timeout(drain.is_some());
-            let head_until = self.conversation().head_since().and_then(|at| at.checked_add(limit));
-            if let Some(at) = head_until
-                && self.poll_timer(at, cx)
+            if let Some(began) = self.conversation().head_since()
+                && self.poll_timer(policy.head_until(began, drain), cx)
             {
                 return Poll::Ready(Err("the client takes too long to send a head".into()));
             }
@@ -290,12 +385,14 @@ impl<S: App> Driver<S> {
         .await;
         if let Err(error) = outcome {
             tracing::debug!(%error, "a connection ends");
-            return Left::Over;
+            leave = None;
         }
         match served.into_parts() {
             Some(left) => {
                 let mut parts = left.io.into_inner().into_parts();
-                parts.ahead.splice(..0, left.read_buf);
+                if !left.read_buf.is_empty() {
+                    parts.ahead = BytesMut::from_iter(left.read_buf.iter().chain(&parts.ahead));
+                }
                 Left::Here(parts, leave)
             }
             None => Left::Over,
@@ -306,7 +403,9 @@ impl<S: App> Driver<S> {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        self.slot = None;
         self.conversation().begin_http2();
+        self.conversation().stay();
         let policy = Arc::clone(&self.service.policy);
         let mut served =
             pin!(policy.http2.serve_connection(TokioIo::new(io), self.service.clone()));
@@ -314,9 +413,17 @@ impl<S: App> Driver<S> {
         let outcome = poll_fn(|cx| {
             loop {
                 if let Poll::Ready(outcome) = served.as_mut().poll(cx) {
-                    return Poll::Ready(outcome);
+                    return Poll::Ready(outcome.map_err(BoxError::from));
                 }
-                if is_ending || self.poll_drain(cx).is_none() {
+                let drain = self.poll_drain(cx);
+                if drain.since.is_none() {
+                    return Poll::Pending;
+                }
+                if is_ending {
+                    let is_quiet = self.conversation().answering() == 0;
+                    if is_quiet && self.poll_timer(self.idle_until(drain), cx) {
+                        return Poll::Ready(Err("the client does not heed the GOAWAY".into()));
+                    }
                     return Poll::Pending;
                 }
                 // GOAWAY, once with the highest number and once more with the real one.
@@ -340,16 +447,22 @@ impl<S: App> Driver<S> {
         let connection = match A::into_plain(stream) {
             Ok(connection) => connection,
             Err(stream) => {
-                self.stays = true;
+                self.conversation().stay();
                 return Some(Parts { stream, ahead, held });
             }
         };
-        let baggage = Baggage { unread: ahead, state: Vec::new() };
+        let baggage = Baggage { unread: ahead.into(), state: Vec::new() };
         let back = departure.send(connection, baggage).await.err()?;
         tracing::debug!(reason = back.reason, "a connection stays");
-        self.stays = true;
+        self.conversation().stay();
         let stream = A::from_plain(back.connection.ok()?)?;
-        Some(Parts { stream, ahead: back.baggage.unread, held })
+        Some(Parts { stream, ahead: back.baggage.unread.as_slice().into(), held })
+    }
+
+    /// How long a client may take to close its end.
+    fn linger(&self) -> Duration {
+        let left = self.drain.last_moment().map(|at| at.saturating_duration_since(Instant::now()));
+        left.map_or(LINGER, |left| LINGER.min(left.max(LAST_LINGER)))
     }
 }
 
@@ -383,13 +496,13 @@ async fn has_come<T: AsyncRead + Unpin>(parts: &mut Parts<T>) -> bool {
 }
 
 /// Ends a connection so that the client gets what was written.
-async fn end<T: AsyncRead + AsyncWrite + Unpin>(mut parts: Parts<T>) {
+async fn end<T: AsyncRead + AsyncWrite + Unpin>(mut parts: Parts<T>, linger: Duration) {
     let lingering = async {
         parts.stream.shutdown().await?;
         tokio::io::copy(&mut parts.stream, &mut tokio::io::sink()).await
     };
     // Whoever is slow has had its time.
-    let _: Result<io::Result<u64>, _> = timeout(LINGER, lingering).await;
+    let _: Result<io::Result<u64>, _> = timeout(linger, lingering).await;
 }
 
 pub(super) fn timer() -> TokioTimer {

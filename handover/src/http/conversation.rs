@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use hyper::{Method, Request, Uri};
 
 use crate::drain::Describe;
@@ -36,6 +36,10 @@ struct State {
     input_waits: bool,
     /// Who wants to read what is held back.
     reader: Option<Waker>,
+    /// Since when nothing is asked; counts while nothing is.
+    quiet_since: Instant,
+    /// It cannot change hands.
+    stays: bool,
     is_upgraded: bool,
     is_http2: bool,
 }
@@ -47,9 +51,15 @@ pub(super) enum Reading {
     Freely,
     /// Up to the end of the head.
     Head(HeadEnd),
-    /// That many bytes of the body, and no more before the answer has left. None if nobody knows how many
-    /// there are.
-    Body(Option<u64>),
+    /// That many bytes of the body, and no more before the answer has left.
+    Body(u64),
+    /// A body in chunks up to its end, and no more before the answer has left.
+    Chunked(Chunks),
+}
+
+impl Reading {
+    /// The request is here to its last byte.
+    const WHOLE: Self = Self::Body(0);
 }
 
 /// How much of the end of a head has been seen.
@@ -81,6 +91,63 @@ impl HeadEnd {
     }
 }
 
+/// How much of a body in chunks has been seen (RFC 9112, 7.1). Only where it ends is of interest; whether it is
+/// valid, hyper finds out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Chunks {
+    /// The digits of a length.
+    Length(u64),
+    /// What follows them in the line.
+    Extension(u64),
+    /// That many bytes of data.
+    Data(u64),
+    /// The end of the line after them.
+    DataEnd,
+    /// What comes after the last chunk, to an empty line.
+    Trailer(HeadEnd),
+}
+
+impl Chunks {
+    /// Reads on; returns how many bytes belong to the body, if it ends here.
+    pub(super) fn find(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while let Some(byte) = bytes.get(at) {
+            match self {
+                Self::Data(left) => {
+                    let rest = (bytes.len() - at) as u64;
+                    let data = rest.min(*left);
+                    *left -= data;
+                    at = usize::try_from(data).map_or(bytes.len(), |data| at + data);
+                    if *left == 0 {
+                        *self = Self::DataEnd;
+                    }
+                    continue;
+                }
+                Self::Trailer(end) => return end.find(&bytes[at..]).map(|length| at + length),
+                Self::DataEnd if *byte == b'\n' => *self = Self::Length(0),
+                Self::DataEnd => {}
+                Self::Length(0) | Self::Extension(0) if *byte == b'\n' => {
+                    *self = Self::Trailer(HeadEnd::Line);
+                }
+                Self::Length(length) | Self::Extension(length) if *byte == b'\n' => {
+                    *self = Self::Data(*length);
+                }
+                Self::Extension(_) => {}
+                Self::Length(length) => {
+                    *self = match char::from(*byte).to_digit(16) {
+                        Some(digit) => {
+                            Self::Length(length.saturating_mul(16).saturating_add(digit.into()))
+                        }
+                        None => Self::Extension(*length),
+                    };
+                }
+            }
+            at += 1;
+        }
+        None
+    }
+}
+
 impl Conversation {
     pub(super) fn new(peer: String, since: Instant) -> Arc<Self> {
         let state = State {
@@ -91,6 +158,8 @@ impl Conversation {
             unflushed: false,
             input_waits: false,
             reader: None,
+            quiet_since: since,
+            stays: false,
             is_upgraded: false,
             is_http2: false,
         };
@@ -116,8 +185,8 @@ impl Conversation {
     /// How many of the bytes that have come may be read.
     pub(super) fn admit(&self, bytes: &[u8]) -> usize {
         let mut state = self.state();
-        match &mut state.reading {
-            Reading::Freely | Reading::Body(None) => bytes.len(),
+        let end = match &mut state.reading {
+            Reading::Freely => return bytes.len(),
             Reading::Head(end) => {
                 let admitted = end.find(bytes);
                 if *end != HeadEnd::Before && state.head_since.is_none() {
@@ -127,27 +196,34 @@ impl Conversation {
                     // Whoever reads on without having begun an answer has not found the end.
                     state.reading = Reading::Head(HeadEnd::Within);
                 }
-                admitted.unwrap_or(bytes.len())
+                return admitted.unwrap_or(bytes.len());
             }
-            Reading::Body(Some(left)) => {
+            Reading::Body(left) => {
                 let admitted = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left -= admitted as u64;
-                if *left == 0 && state.answering == 0 {
-                    state.reading = Reading::Head(HeadEnd::Before);
-                }
-                admitted
+                (*left == 0).then_some(admitted)
             }
-        }
+            Reading::Chunked(chunks) => chunks.find(bytes),
+        };
+        let Some(admitted) = end else { return bytes.len() };
+        state.reading = Reading::WHOLE;
+        state.next_head();
+        admitted
     }
 
     /// Whether nothing may be read now. Then the reader is woken when that changes.
     pub(super) fn holds_back(&self, cx: &Context<'_>) -> bool {
         let mut state = self.state();
-        let holds = state.reading == Reading::Body(Some(0));
+        let holds = state.reading == Reading::WHOLE;
         if holds {
             state.reader = Some(cx.waker().clone());
         }
         holds
+    }
+
+    /// Whether what comes next is the beginning of a request.
+    pub(super) fn is_between(&self) -> bool {
+        matches!(self.state().reading, Reading::WHOLE | Reading::Head(HeadEnd::Before))
     }
 
     /// Whether something has come that belongs to a later request.
@@ -164,19 +240,20 @@ impl Conversation {
         let mut state = self.state();
         state.answering += 1;
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let is_upgrade = method == Method::CONNECT || request.headers().contains_key(UPGRADE);
         state.latest = Some((method, uri, Instant::now()));
         state.head_since = None;
         if state.is_http2 {
             return;
         }
+        // hyper has found them to be in order. What comes after an upgrade waits until it is agreed to.
         let headers = request.headers();
-        let length = headers.get(CONTENT_LENGTH).map(|value| value.to_str().ok()?.parse().ok());
-        state.reading = Reading::Body(match length {
-            _ if is_upgrade || headers.contains_key(TRANSFER_ENCODING) => None,
-            None => Some(0),
-            Some(length) => length,
-        });
+        let length =
+            headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        state.reading = if headers.contains_key(TRANSFER_ENCODING) {
+            Reading::Chunked(Chunks::Length(0))
+        } else {
+            Reading::Body(length.unwrap_or(0))
+        };
     }
 
     /// An answer has been given to the last byte, or given up.
@@ -184,11 +261,10 @@ impl Conversation {
         let reader = {
             let mut state = self.state();
             state.answering = state.answering.saturating_sub(1);
-            if state.answering == 0 && matches!(state.reading, Reading::Body(None | Some(0))) {
-                state.reading = Reading::Head(HeadEnd::Before);
-            }
+            state.next_head();
             // What the answer ends with has not left.
             state.unflushed = true;
+            state.quiet_since = Instant::now();
             state.reader.take()
         };
         reader.into_iter().for_each(Waker::wake);
@@ -221,6 +297,26 @@ impl Conversation {
         self.state().input_waits
     }
 
+    /// How many requests are being answered.
+    pub(super) fn answering(&self) -> usize {
+        self.state().answering
+    }
+
+    /// Since when nothing is asked, if nothing is.
+    pub(super) fn quiet_since(&self) -> Instant {
+        self.state().quiet_since
+    }
+
+    /// It cannot change hands.
+    pub(super) fn stay(&self) {
+        self.state().stays = true;
+    }
+
+    /// Whether it cannot change hands.
+    pub(super) fn stays(&self) -> bool {
+        self.state().stays
+    }
+
     /// Whether it is between two requests, as far as is known here.
     pub(super) fn is_quiet(&self) -> bool {
         let state = self.state();
@@ -234,6 +330,15 @@ impl Conversation {
     /// Since when a head is being read.
     pub(super) fn head_since(&self) -> Option<Instant> {
         self.state().head_since
+    }
+}
+
+impl State {
+    /// Has the head of the next request read, if this one is over.
+    fn next_head(&mut self) {
+        if self.answering == 0 && self.reading == Reading::WHOLE {
+            self.reading = Reading::Head(HeadEnd::Before);
+        }
     }
 }
 
@@ -254,7 +359,7 @@ impl Describe for Conversation {
             }
             _ if state.head_since.is_some() => f.write_str("in the middle of a request's head"),
             Some(_) => f.write_str("idle"),
-            None => f.write_str("without a request"),
+            None => f.write_str("before its first request"),
         }
     }
 }
@@ -291,5 +396,27 @@ mod tests {
         }
         assert_eq!(end(&["\r\n\r\n\r\n"]), None, "no head has begun");
         assert_eq!(end(&["GET /\r\nA:\rb\r\n"]), None);
+    }
+
+    #[test]
+    fn the_end_of_chunks_is_the_empty_line_after_the_last_one() {
+        for body in [
+            "0\r\n\r\n",
+            "5\r\nhello\r\n0\r\n\r\n",
+            "00a;name=\"0\"\r\n0\r\n\r\n0\r\n\r\n\r\n000;x\r\n\r\n",
+            "1 \r\n\n\r\n0\r\nTrailer: 0\r\nOther:\r\n\r\n",
+        ] {
+            let whole = format!("{body}GET /next");
+            for cut in 0..body.len() {
+                let mut chunks = Chunks::Length(0);
+                let (first, second) = whole.split_at(cut);
+                assert_eq!(chunks.find(first.as_bytes()), None, "{body:?} {cut}");
+                assert_eq!(
+                    chunks.find(second.as_bytes()),
+                    Some(body.len() - cut),
+                    "{body:?} {cut}"
+                );
+            }
+        }
     }
 }

@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::conversation::{Conversation, Reading};
+use super::conversation::{Conversation, HeadEnd, Reading};
+use super::limit::Place;
 use crate::drain::Listed;
 
 /// How much is read ahead at most.
@@ -19,7 +20,7 @@ const CHUNK: usize = 8 * 1024;
 pub(super) struct Io<T> {
     pub(super) stream: T,
     /// What has come and was not read.
-    ahead: Vec<u8>,
+    ahead: BytesMut,
     conversation: Arc<Conversation>,
     /// Ends with the connection, also when that is upgraded.
     held: Held,
@@ -30,13 +31,13 @@ pub(super) struct Io<T> {
 #[expect(dead_code, reason = "dropped with the connection")]
 pub(super) struct Held {
     pub(super) listed: Listed,
-    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub(super) place: Option<Place>,
 }
 
 /// A stream and what was not read from it.
 pub(super) struct Parts<T> {
     pub(super) stream: T,
-    pub(super) ahead: Vec<u8>,
+    pub(super) ahead: BytesMut,
     pub(super) held: Held,
 }
 
@@ -59,13 +60,25 @@ impl<T: AsyncRead + Unpin> Io<T> {
         let mut chunk = ReadBuf::uninit(&mut chunk);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut chunk))?;
         self.ahead.extend_from_slice(chunk.filled());
-        self.conversation.set_input_waits(!self.ahead.is_empty());
+        self.tell_of_ahead();
         Poll::Ready(Ok(!chunk.filled().is_empty()))
     }
 
     /// What has come and was not read.
     pub(super) fn ahead(&self) -> &[u8] {
         &self.ahead
+    }
+
+    /// Passes over the empty lines that there may be before a request (RFC 9112, 2.2). Whoever has read
+    /// them believes that a request has begun.
+    pub(super) fn skip_empty_lines(&mut self) {
+        let empty = self.ahead.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        self.ahead.advance(empty);
+        self.tell_of_ahead();
+    }
+
+    fn tell_of_ahead(&self) {
+        self.conversation.set_input_waits(!self.ahead.is_empty());
     }
 }
 
@@ -76,32 +89,40 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.conversation.holds_back(cx) {
-            // The end of the client is told; what belongs to the next request waits.
-            if this.ahead.is_empty() {
-                ready!(this.poll_fill(cx))?;
+        let holds_back = this.conversation.holds_back(cx);
+        if holds_back || this.conversation.reading() == Reading::Head(HeadEnd::Before) {
+            loop {
+                this.skip_empty_lines();
+                if !this.ahead.is_empty() {
+                    break;
+                }
+                // The end of the client is told; what belongs to the next request waits.
+                if !ready!(this.poll_fill(cx))? {
+                    return Poll::Ready(Ok(()));
+                }
             }
-            return if this.ahead.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending };
+            if holds_back {
+                return Poll::Pending;
+            }
         }
         if this.ahead.is_empty() {
             let before = buffer.filled().len();
             ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-            if this.conversation.reading() != Reading::Freely {
-                let admitted = before + this.conversation.admit(&buffer.filled()[before..]);
-                if admitted < buffer.filled().len() {
-                    this.ahead.extend_from_slice(&buffer.filled()[admitted..]);
-                    this.conversation.set_input_waits(true);
-                    buffer.set_filled(admitted);
-                }
+            let admitted = before + this.conversation.admit(&buffer.filled()[before..]);
+            if admitted < buffer.filled().len() {
+                this.ahead.extend_from_slice(&buffer.filled()[admitted..]);
+                buffer.set_filled(admitted);
             }
-            return Poll::Ready(Ok(()));
+        } else {
+            let bytes = this.ahead.len().min(buffer.remaining());
+            let admitted = this.conversation.admit(&this.ahead[..bytes]);
+            buffer.put_slice(&this.ahead[..admitted]);
+            this.ahead.advance(admitted);
         }
-        let bytes = this.ahead.len().min(buffer.remaining());
-        let admitted = this.conversation.admit(&this.ahead[..bytes]);
-        buffer.put_slice(&this.ahead[..admitted]);
-        this.ahead.drain(..admitted);
-        if this.ahead.is_empty() {
-            this.conversation.set_input_waits(false);
+        if this.conversation.is_between() {
+            this.skip_empty_lines();
+        } else {
+            this.tell_of_ahead();
         }
         Poll::Ready(Ok(()))
     }

@@ -291,6 +291,12 @@ impl Desk {
         queue.into_iter().for_each(|leaving| leaving.stays(reason.to_owned()));
     }
 
+    /// Whether no connection leaves, from here on.
+    #[cfg(feature = "http")]
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.lock().giving.outlook, Outlook::Never(_))
+    }
+
     /// Takes connections of that name; not if somebody does already.
     pub(crate) fn subscribe(&self, name: &Name, versions: RangeInclusive<u32>) -> bool {
         let mut books = self.lock();

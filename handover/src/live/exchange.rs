@@ -158,9 +158,14 @@ impl Exchange {
         {
             self.give_up(poller);
         }
-        if is_over {
+        self.step_takers(is_taking, is_over, poller);
+        // What is still this process's own once that is said is to be gone on with.
+        if is_over && self.takers.is_empty() {
             self.desk.close();
         }
+    }
+
+    fn step_takers(&mut self, is_taking: bool, is_over: bool, poller: &Poller) {
         if self.takers.is_empty() {
             return;
         }
@@ -352,8 +357,16 @@ impl Taker {
                     self.unsent.push_front(word);
                     return;
                 }
+                Ok(()) => desk.deliver(word.arrivals),
                 // A giver that is gone does not need to hear it.
-                Ok(()) | Err(_) => desk.deliver(word.arrivals),
+                Err(e) if is_gone(&e) => desk.deliver(word.arrivals),
+                // One that is not goes on with them when it finds the way closed.
+                Err(error) => {
+                    let generation = self.generation;
+                    tracing::warn!(generation, %error, "connections are not taken any more");
+                    self.unsent.clear();
+                    self.is_closed = true;
+                }
             }
         }
     }
@@ -431,6 +444,11 @@ impl Taker {
             tracing::warn!(%error, "connections of an older generation are not taken any more");
         }
     }
+}
+
+/// Whether this is the error of a socket of which the other end is closed.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// What is this process's to go on with.

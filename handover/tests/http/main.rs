@@ -1,11 +1,14 @@
 //! HTTP through a handover: nothing that was accepted is dropped, nothing idle is surprised.
 
+mod ends;
 mod raw;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use handover::control::{Client, Request};
 use handover_testkit::process::{self, Pid, signal};
 use handover_testkit::{Folder, Launch, Service, Signal, example, soon};
 
@@ -15,11 +18,11 @@ use raw::Raw;
 pub(crate) struct Server {
     service: Service,
     address: SocketAddr,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Server {
-    fn start(options: &[&str]) -> Self {
+    pub(crate) fn start(options: &[&str]) -> Self {
         let folder = Folder::create();
         let launch = Launch::of(example("subject_http")).arg(folder.path()).args(options);
         // The first one counts: it is for those that do not say.
@@ -28,20 +31,20 @@ impl Server {
         let line = service.wait_line(|line| line.starts_with("listening on "), soon()).unwrap();
         let address = line["listening on ".len()..].parse().unwrap();
         service.wait_line(|line| line.starts_with("serving "), soon()).unwrap();
-        Self { service, address, _folder: folder }
+        Self { service, address, folder }
     }
 
-    fn connect(&self) -> Raw {
+    pub(crate) fn connect(&self) -> Raw {
         Raw::connect(self.address)
     }
 
     /// Whoever serves a new connection.
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         self.connect().get("/").pid()
     }
 
     /// Upgrades, and returns the new process once the old one drains.
-    fn upgrade(&self) -> Pid {
+    pub(crate) fn upgrade(&self) -> Pid {
         let old = self.pid();
         signal(old, Signal::HUP);
         self.line(&format!("draining {old} "));
@@ -50,12 +53,28 @@ impl Server {
         new
     }
 
-    fn line(&self, start: &str) -> String {
+    /// Asks on the Unix socket; returns the body of the answer.
+    pub(crate) fn ask_unix(&self, path: &str) -> String {
+        let mut unix = UnixStream::connect(self.folder.join("http")).unwrap();
+        write!(unix, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        unix.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    /// Has whoever serves do something.
+    pub(crate) fn control(&self, request: &Request) {
+        let mut control = Client::connect(self.folder.join("control")).unwrap();
+        control.send(request).unwrap();
+        control.next_answer().unwrap();
+    }
+
+    pub(crate) fn line(&self, start: &str) -> String {
         self.service.wait_line(|line| line.starts_with(start), soon()).unwrap().to_string()
     }
 
     /// Stops whoever serves and waits for all to be gone.
-    fn stop(self) {
+    pub(crate) fn stop(self) {
         let pid = self.pid();
         signal(pid, Signal::TERM);
         self.service.wait_all_gone(soon()).unwrap();
@@ -80,7 +99,7 @@ fn accepted_and_unread_gets_its_answer() {
 }
 
 /// Asks until the connection has changed hands: what is asked at once may still be the old one's.
-fn assert_goes_on(client: &mut Raw, new: Pid) {
+pub(crate) fn assert_goes_on(client: &mut Raw, new: Pid) {
     loop {
         let answer = client.get("/");
         assert!(!answer.says_close(), "{answer:?}");
@@ -253,9 +272,7 @@ fn on_probation_connections_stay_until_it_is_over() {
         assert_eq!(answer.pid(), old);
         assert!(!answer.says_close());
     }
-    let mut control = handover::control::Client::connect(server._folder.join("control")).unwrap();
-    control.send(&handover::control::Request::Confirm {}).unwrap();
-    control.next_answer().unwrap();
+    server.control(&Request::Confirm {});
     assert!(process::exited(old, soon()));
     assert_eq!(client.get("/").pid(), new);
     server.stop();
@@ -307,8 +324,7 @@ fn the_end_of_the_drain_cuts_and_says_what() {
     for cut in [&mut never_reads, &mut never_ends, &mut never_answered] {
         cut.wait_cut();
     }
-    let Server { service, .. } = server;
-    let finished = service.finish(soon()).unwrap();
+    let finished = server.service.finish(soon()).unwrap();
     assert_eq!(finished.status.code(), Some(3));
     let log = finished.stderr();
     for what in ["GET /download/1000000000 for ", "POST /sum for ", "GET /never for "] {
@@ -382,8 +398,13 @@ fn bad_requests_end_their_connection_and_nothing_else() {
         "PRI * HTTP/2.0\r\n\r\nxx\r\n\r\n",
     ] {
         let mut client = server.connect();
-        client.send(bad);
-        client.wait_cut();
+        client.send([bad, "and what is not read of it"].concat());
+        let answer = client.head();
+        assert!(
+            answer.starts_with("http/1.1 400 ") || answer.starts_with("http/1.1 505 "),
+            "{answer}"
+        );
+        client.assert_ended();
     }
     let reset = server.connect();
     drop(reset);
@@ -398,10 +419,7 @@ fn the_application_knows_who_asks() {
     let body = client.get("/peer").body;
     let (session, info) = body.trim().split_once(' ').unwrap();
     assert!(session.starts_with("127.0.0.1:") && session == info, "{body}");
-    let mut unix = std::os::unix::net::UnixStream::connect(server._folder.join("http")).unwrap();
-    unix.write_all(b"GET /peer HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    unix.read_to_string(&mut answer).unwrap();
+    let answer = server.ask_unix("/peer");
     assert!(answer.contains(&format!("process {}", std::process::id())), "{answer}");
     server.stop();
 }

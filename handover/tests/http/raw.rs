@@ -73,6 +73,16 @@ impl Raw {
         chunk
     }
 
+    /// Reads a frame of HTTP/2; returns its type (RFC 9113, 4.1).
+    pub(crate) fn frame(&mut self) -> u8 {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        self.0.read_exact(&mut payload).unwrap();
+        head[3]
+    }
+
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.0.read_line(&mut line).unwrap();

@@ -1,8 +1,11 @@
 //! A program under test: everything that HTTP can be in the middle of.
 //!
 //! `subject_http FOLDER [--live] [--idle-grace MS] [--header-timeout MS] [--drain-timeout MS]
-//! [--max-connections N] [--probation MS]`. It listens with TCP, and in the folder on `http`, and its control
-//! socket is there. Its exit status is 3 if anything was cut.
+//! [--max-connections N] [--probation MS] [--first-live] [--shake]`. It listens with TCP, and in the folder on
+//! `http`, and its control socket is there. Its exit status is 3 if anything was cut.
+//!
+//! With `--first-live` the first generation is live and others are not, with `--shake` a client of the TCP listener
+//! has to send a `!` first.
 //!
 //! | ask | get |
 //! |---|---|
@@ -20,6 +23,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -32,12 +36,13 @@ use axum::extract::{ConnectInfo, Extension, Path, Request};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use handover::http::{self, Session};
+use handover::http::{self, Serve, Session};
 use handover::tokio::{TcpListener, UnixListener, ready};
-use handover::{Handle, Handover, Until};
+use handover::{Connection, Handle, Handover, Until};
 use http_body_util::BodyExt as _;
 use hyper::body::Frame;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 /// The byte at a position of what is sent and received.
@@ -57,13 +62,17 @@ impl Options {
         Some(self.given[place + 1].parse().expect("a number"))
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.given.iter().any(|given| given == name)
+    }
+
     fn time(&self, name: &str) -> Option<Duration> {
         self.value(name).map(Duration::from_millis)
     }
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
     let mut arguments = std::env::args().skip(1);
     let folder = PathBuf::from(arguments.next().expect("FOLDER"));
     let options = Options { folder, given: arguments.collect() };
@@ -85,8 +94,13 @@ async fn serve(handover: Handover, options: &Options) -> Result<ExitCode, Box<dy
     println!("listening on {}", tcp.local_addr()?);
     let running = ready(handover).await?;
     let handle = running.handle();
-    tokio::spawn(start(tcp, &handle, options));
-    tokio::spawn(start(unix, &handle, options));
+    let tcp = start(tcp, &handle, options);
+    if options.has("--shake") {
+        tokio::spawn(tcp.acceptor(shake).into_future());
+    } else {
+        tokio::spawn(tcp.into_future());
+    }
+    tokio::spawn(start(unix, &handle, options).into_future());
     println!("serving {}", std::process::id());
     let ending = running.wait().await;
     println!("draining {} {ending}", std::process::id());
@@ -95,13 +109,15 @@ async fn serve(handover: Handover, options: &Options) -> Result<ExitCode, Box<dy
     Ok(if drained.cut == 0 { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
-fn start<L: http::Listener>(
-    listener: L,
-    handle: &Handle,
-    options: &Options,
-) -> impl Future<Output = std::io::Result<()>> + use<L> {
+async fn shake(mut connection: Connection<TcpStream>) -> io::Result<Connection<TcpStream>> {
+    let first = connection.read_u8().await?;
+    if first == b'!' { Ok(connection) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+fn start<L: http::Listener>(listener: L, handle: &Handle, options: &Options) -> Serve<L, Router> {
     let mut serve = http::serve(listener, router(), handle);
-    serve = serve.live(options.given.iter().any(|given| given == "--live"));
+    let is_first = options.has("--first-live") && handle.generation() == 1;
+    serve = serve.live(is_first || options.has("--live"));
     if let Some(grace) = options.time("--idle-grace") {
         serve = serve.idle_grace(grace);
     }
@@ -111,7 +127,7 @@ fn start<L: http::Listener>(
     if let Some(connections) = options.value("--max-connections") {
         serve = serve.max_connections(usize::try_from(connections).expect("a number"));
     }
-    serve.into_future()
+    serve
 }
 
 fn router() -> Router {
