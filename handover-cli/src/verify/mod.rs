@@ -13,6 +13,7 @@ mod loss;
 mod open_files;
 mod page;
 pub(crate) mod report;
+mod socket;
 mod tally;
 mod target;
 mod timeline;
