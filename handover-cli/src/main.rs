@@ -64,7 +64,7 @@ verify and demo exit with 0 if nothing was lost, and with 1 if not; doctor, if n
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Operate(command) => operate(&command),
-        Command::Verify(args) => runtime().and_then(|runtime| runtime.block_on(verify::run(&args))),
+        Command::Verify(args) => verify(&args),
         Command::Demo(args) => runtime().and_then(|runtime| runtime.block_on(demo::run(&args))),
         Command::Unit(args) => unit(&args),
         Command::Doctor(args) => doctor::run(&args),
@@ -83,6 +83,13 @@ fn operate(command: &operate::Command) -> anyhow::Result<ExitCode> {
         refuse(command.name(), ErrorKind::MissingRequiredArgument, &misuse);
     }
     Ok(runtime()?.block_on(operate::run(command))?.into())
+}
+
+fn verify(args: &verify::Args) -> anyhow::Result<ExitCode> {
+    if let Some(misuse) = args.misuse() {
+        refuse("verify", ErrorKind::ArgumentConflict, &misuse);
+    }
+    runtime()?.block_on(verify::run(args))
 }
 
 fn unit(args: &units::Args) -> anyhow::Result<ExitCode> {

@@ -11,8 +11,9 @@ use crate::duration::positive_duration;
 /// The service may use any library or none. Its answer must tell which process answered: by default
 /// the body begins with a number, the pid; `--identity-header` names a response header instead.
 ///
-/// Three kinds of clients are kept up while COMMAND upgrades the service again and again:
+/// Four kinds of clients are kept up while COMMAND upgrades the service again and again:
 /// new connections at a fixed rate, one request on each; connections that are kept alive and reused;
+/// HTTP/2 connections with several requests at once;
 /// and streams, which are read for as long as the service sends.
 /// Each request is due at an instant fixed in advance, and its latency counts from that instant,
 /// so that a stalled service cannot hide its stall by slowing the load down.
@@ -50,6 +51,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "K", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=100_000))]
     pub(crate) keep_alive: u32,
 
+    /// HTTP/2 connections, without TLS and by prior knowledge (h2c); each asks every 100 ms
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub(crate) http2: u32,
+
+    /// How many requests each HTTP/2 connection sends at once, and has under way at most [default: 1]
+    #[arg(long, value_name = "M", requires = "http2", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) http2_streams: Option<u32>,
+
     /// Connections whose answer is read for as long as the service sends
     #[arg(long, value_name = "S", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100_000))]
     pub(crate) streams: u32,
@@ -86,12 +95,29 @@ pub(crate) struct Args {
     pub(crate) demo_command: Option<String>,
 }
 
+impl Args {
+    /// Says what is wrong with options that each are right.
+    pub(crate) fn misuse(&self) -> Option<String> {
+        if self.http2_streams.is_some() && self.http2 == 0 {
+            return Some(
+                "--http2-streams is about the connections of --http2, of which there are 0".into(),
+            );
+        }
+        None
+    }
+
+    pub(crate) fn streams_per_http2(&self) -> u32 {
+        self.http2_streams.unwrap_or(1)
+    }
+}
+
 const AFTERWORD: &str = "\
 What becomes of a request:
   answered    2xx, complete, in time, and it tells who answered
   refused     nobody listened
   reset       the connection was reset before any of the answer, as when a
-              process leaves with requests that it has not read
+              process leaves with requests that it has not read; or the
+              stream of HTTP/2 was
   cut         the connection ended before the answer did
   timed out   no complete answer within --timeout
   wrong       not HTTP, not 2xx, or it does not tell who answered
@@ -100,7 +126,11 @@ What becomes of a request:
   other       anything else, such as more than --max-in-flight at once
 All but the first are lost. To close a connection that carries no request
 loses nothing by itself; the report tells how many closes were announced
-(\"Connection: close\" on the answer before) and how many were not.
+(\"Connection: close\" on the answer before, or GOAWAY) and how many were not.
+
+A request on HTTP/2 that the service has said it did not process, by GOAWAY
+or REFUSED_STREAM, is sent again and counted as such, up to nine times; its
+latency still counts from the instant it was due.
 
 Latencies count up to the last byte of an answer, and are told in total, for
 upgrades (requests under way at any moment from the asking until half a second
@@ -110,4 +140,6 @@ Examples:
   handover verify --url http://127.0.0.1:8080/ \\
       --upgrade 'kill -HUP \"$HANDOVER_VERIFY_PID\"'
   handover verify --url http://127.0.0.1:8080/health --upgrades 100 \\
-      --identity-header x-pid --upgrade 'systemctl reload my.service'";
+      --identity-header x-pid --upgrade 'systemctl reload my.service'
+  handover verify --url http://127.0.0.1:8080/ --http2 4 --http2-streams 8 \\
+      --upgrade 'kill -HUP \"$HANDOVER_VERIFY_PID\"'";

@@ -1,5 +1,7 @@
 //! The load: requests that are due at instants fixed in advance, whatever the service does.
 
+mod http2;
+
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::thread;
@@ -11,11 +13,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
 use super::loss::{Kind, Loss};
-use super::tally::{Due, Lane, Tally};
+use super::tally::{Close, Due, Kept, Lane, Tally};
 use super::target::Target;
 use super::wire::{Answer, Connection, Failure};
 
-/// How often each kept-alive connection asks, and how soon an ended stream is opened again.
+/// How often each connection that lasts asks, and how soon an ended stream is opened again.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// How much load, and how long an answer may take.
@@ -23,6 +25,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) struct Plan {
     pub(crate) rate: u32,
     pub(crate) keep_alive: u32,
+    pub(crate) http2: u32,
+    /// How many requests each HTTP/2 connection sends at once.
+    pub(crate) http2_streams: u32,
     pub(crate) streams: u32,
     pub(crate) timeout: Duration,
     pub(crate) max_in_flight: u32,
@@ -65,13 +70,23 @@ impl Load {
         let mut tasks = JoinSet::new();
 
         // As many tickets can wait in these queues as there are permits.
-        let kept: Vec<_> = (0..plan.keep_alive)
-            .map(|_| {
+        let kept = (0..plan.keep_alive).map(|_| {
+            let (tickets, queue) = mpsc::unbounded_channel();
+            tasks.spawn(keep_alive(Arc::clone(&scene), queue));
+            vec![tickets]
+        });
+        let kept = Round::new(Lane::KeepAlive, kept.collect());
+
+        let http2 = (0..plan.http2).map(|_| {
+            let client = Arc::new(http2::Client::new(Arc::clone(&scene)));
+            let slots = (0..plan.http2_streams).map(|_| {
                 let (tickets, queue) = mpsc::unbounded_channel();
-                tasks.spawn(keep_alive(Arc::clone(&scene), queue));
+                tasks.spawn(Arc::clone(&client).slot(queue));
                 tickets
-            })
-            .collect();
+            });
+            slots.collect()
+        });
+        let http2 = Round::new(Lane::Http2, http2.collect());
 
         let (streams_stop, stop) = watch::channel(false);
         for _ in 0..plan.streams {
@@ -79,7 +94,7 @@ impl Load {
         }
 
         let (pacer_stop, stop) = std_mpsc::channel();
-        let pacer = Pacer::new(Arc::clone(&scene), kept);
+        let pacer = Pacer::new(Arc::clone(&scene), [kept, http2]);
         // A thread of its own, because the runtime's timers only tell milliseconds apart.
         let pacer = thread::Builder::new()
             .name("pacer".to_owned())
@@ -103,36 +118,42 @@ impl Load {
 /// Makes requests due, on time.
 struct Pacer {
     scene: Arc<Scene>,
-    kept: Vec<mpsc::UnboundedSender<Ticket>>,
+    rounds: [Round; 2],
     runtime: tokio::runtime::Handle,
 }
 
+/// Clients of one kind that take turns, so that their requests are spread over the interval.
+struct Round {
+    lane: Lane,
+    /// Of each client the queues into which a request is put when it is its turn.
+    clients: Vec<Vec<mpsc::UnboundedSender<Ticket>>>,
+    turn: u64,
+}
+
 impl Pacer {
-    fn new(scene: Arc<Scene>, kept: Vec<mpsc::UnboundedSender<Ticket>>) -> Self {
-        Self { scene, kept, runtime: tokio::runtime::Handle::current() }
+    fn new(scene: Arc<Scene>, rounds: [Round; 2]) -> Self {
+        Self { scene, rounds, runtime: tokio::runtime::Handle::current() }
     }
 
-    fn run(self, stop: &std_mpsc::Receiver<()>) {
+    fn run(mut self, stop: &std_mpsc::Receiver<()>) {
         let start = Instant::now();
-        let (mut new_turn, mut kept_turn) = (0, 0);
+        let mut new_turn = 0;
         loop {
             let new_at = start + nth(new_turn, Duration::from_secs(1), self.scene.plan.rate);
-            // The kept connections take turns, so that their requests are spread over the interval.
-            let kept_at = (!self.kept.is_empty())
-                .then(|| start + nth(kept_turn, INTERVAL, self.scene.plan.keep_alive));
-            let at = kept_at.map_or(new_at, |kept_at| kept_at.min(new_at));
+            let round = self.rounds.iter_mut().filter_map(|round| Some((round.due()?, round)));
+            let next = round.map(|(after, round)| (start + after, round)).min_by_key(|next| next.0);
+            let at = next.as_ref().map_or(new_at, |(at, _)| new_at.min(*at));
 
             let pause = at.saturating_duration_since(Instant::now());
             if stop.recv_timeout(pause) != Err(std_mpsc::RecvTimeoutError::Timeout) {
                 return;
             }
-            if at == new_at {
-                new_turn += 1;
-                self.ask_anew(at);
-            } else {
-                let connection = &self.kept[(kept_turn % self.kept.len() as u64) as usize];
-                kept_turn += 1;
-                self.ask_again(at, connection);
+            match next {
+                Some((_, round)) if at != new_at => round.ask(&self.scene, at),
+                Some(_) | None => {
+                    new_turn += 1;
+                    self.ask_anew(at);
+                }
             }
         }
     }
@@ -142,11 +163,27 @@ impl Pacer {
             self.runtime.spawn(ask_once(Arc::clone(&self.scene), ticket));
         }
     }
+}
 
-    fn ask_again(&self, at: Instant, connection: &mpsc::UnboundedSender<Ticket>) {
-        let ticket = self.scene.ticket(Due { at, lane: Lane::KeepAlive });
-        // A connection's task ends after this thread only, so that the queue is open.
-        let _ = ticket.map(|ticket| connection.send(ticket));
+impl Round {
+    fn new(lane: Lane, clients: Vec<Vec<mpsc::UnboundedSender<Ticket>>>) -> Self {
+        Self { lane, clients, turn: 0 }
+    }
+
+    /// When the next client has its turn, if there are any.
+    fn due(&self) -> Option<Duration> {
+        let count = u32::try_from(self.clients.len()).ok().filter(|count| *count > 0)?;
+        Some(nth(self.turn, INTERVAL, count))
+    }
+
+    fn ask(&mut self, scene: &Scene, at: Instant) {
+        let client = &self.clients[(self.turn % self.clients.len() as u64) as usize];
+        self.turn += 1;
+        for queue in client {
+            let ticket = scene.ticket(Due { at, lane: self.lane });
+            // A client's tasks end after this thread only, so that the queue is open.
+            let _ = ticket.map(|ticket| queue.send(ticket));
+        }
     }
 }
 
@@ -226,13 +263,15 @@ async fn keep_alive(scene: Arc<Scene>, mut queue: mpsc::UnboundedReceiver<Ticket
             Ok(answer) => {
                 scene.account(due, answer.verdict);
                 if answer.announces_close {
-                    scene.tally.announced_close();
+                    scene.tally.closed(Kept::KeepAlive, Close::Announced);
                     connection = None;
                 }
             }
             Err(loss) => {
                 scene.tally.lost(due, loss);
-                connection = None;
+                if connection.take().is_some_and(|connection| connection.was_closed()) {
+                    scene.tally.closed(Kept::KeepAlive, Close::Unannounced);
+                }
             }
         }
     }

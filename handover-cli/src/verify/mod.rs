@@ -8,6 +8,7 @@
 //! ```
 
 mod args;
+mod http2;
 mod load;
 mod loss;
 mod open_files;
@@ -129,7 +130,12 @@ async fn reach(args: &Args) -> anyhow::Result<(Target, String)> {
         let target = Target::new(address, url, args.stream_url.as_ref(), identity.clone());
         match timeout(args.timeout, probe(&target)).await.unwrap_or_else(|_| Err(Loss::timed_out()))
         {
-            Ok(answerer) => return Ok((target, answerer)),
+            Ok(answerer) => {
+                if args.http2 > 0 {
+                    speaks_http2(args, &target).await?;
+                }
+                return Ok((target, answerer));
+            }
             Err(loss) if loss.kind == Kind::Wrong => {
                 bail!("{url} answers, but not as needed: {}\n{}", loss.why, NEEDED)
             }
@@ -149,8 +155,37 @@ async fn probe(target: &Target) -> Result<String, Loss> {
     answer.verdict
 }
 
+/// Makes sure that a service which answers HTTP/1 answers HTTP/2 as well.
+async fn speaks_http2(args: &Args, target: &Target) -> anyhow::Result<()> {
+    let probe = async {
+        let stream = target.connect().await.map_err(|error| Loss::connecting(&error))?;
+        let (connection, driver) = http2::Connection::open(stream).await?;
+        let request = target.http2_request();
+        tokio::select! {
+            answer = connection.exchange(request, &target.identity) => match answer {
+                Ok(verdict) => verdict.map(drop),
+                Err(http2::Failure::Lost(loss)) => Err(loss),
+                Err(http2::Failure::Unsent | http2::Failure::Unprocessed) => {
+                    Err(Loss::new(Kind::Other, "it did not take the request"))
+                }
+            },
+            never = async { driver.run(drop).await; std::future::pending().await } => never,
+        }
+    };
+    let answer = timeout(args.timeout, probe).await.unwrap_or_else(|_| Err(Loss::timed_out()));
+    answer.map_err(|loss| {
+        anyhow!(
+            "{} answers HTTP/1, but not HTTP/2 without TLS and without asking first (h2c by prior \
+             knowledge), which --http2 needs: {}",
+            args.url,
+            loss.why
+        )
+    })
+}
+
 fn plan(args: &Args, usable_files: Option<u64>) -> anyhow::Result<Plan> {
-    let lasting = u64::from(args.keep_alive) + u64::from(args.streams);
+    // An HTTP/2 connection that ends with its last streams has a successor already.
+    let lasting = u64::from(args.keep_alive) + 2 * u64::from(args.http2) + u64::from(args.streams);
     let left = usable_files.unwrap_or(u64::MAX).saturating_sub(lasting);
     let max_in_flight = args.max_in_flight.min(u32::try_from(left).unwrap_or(u32::MAX));
     if max_in_flight == 0 {
@@ -159,6 +194,8 @@ fn plan(args: &Args, usable_files: Option<u64>) -> anyhow::Result<Plan> {
     Ok(Plan {
         rate: args.rate,
         keep_alive: args.keep_alive,
+        http2: args.http2,
+        http2_streams: args.streams_per_http2(),
         streams: args.streams,
         timeout: args.timeout,
         max_in_flight,

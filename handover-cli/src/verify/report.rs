@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::Args;
 use super::loss::{Kind, LostByKind};
-use super::tally::{Counts, Tally};
+use super::tally::{Closes, Counts, Tally};
 use super::upgrades::{FailedUpgrade, Upgrades};
 
 /// What `--json` prints. `requests` is always `answered` and `lost` together.
@@ -36,8 +36,16 @@ pub(crate) struct Report {
     pub(crate) lost: u64,
     pub(crate) lost_by_kind: LostByKind,
     pub(crate) first_reasons: BTreeMap<Kind, String>,
+    /// How often a request was sent again that the service had not processed.
+    #[serde(default)]
+    pub(crate) sent_again: u64,
+    /// Of `closes.keep_alive.unannounced`, those that had no request under way.
     pub(crate) idle_closed: u64,
+    /// The same as `closes.keep_alive.announced`.
     pub(crate) announced_closes: u64,
+    /// Connections that were meant to last and did not.
+    #[serde(default)]
+    pub(crate) closes: Closes,
     pub(crate) streams_open_at_end: u64,
     pub(crate) latency_us: Quantiles,
     /// Of requests under way at any moment from the asking of an upgrade until half a second after
@@ -51,6 +59,8 @@ pub(crate) struct Report {
 pub(crate) struct RequestsByClient {
     pub(crate) new_connections: u64,
     pub(crate) keep_alive: u64,
+    #[serde(default)]
+    pub(crate) http2: u64,
     pub(crate) streams: u64,
 }
 
@@ -88,19 +98,31 @@ impl Report {
             requests_by_client: RequestsByClient {
                 new_connections: counts.requests.new_connection,
                 keep_alive: counts.requests.keep_alive,
+                http2: counts.requests.http2,
                 streams: counts.requests.stream,
             },
             answered: counts.answered,
             lost,
             lost_by_kind: counts.lost,
             first_reasons: counts.first_reasons,
+            sent_again: counts.sent_again,
             idle_closed: counts.idle_closed,
-            announced_closes: counts.announced_closes,
+            announced_closes: counts.closes.keep_alive.announced,
+            closes: counts.closes,
             streams_open_at_end: counts.streams_open_at_end,
             latency_us: Quantiles::of(&counts.latency.total),
             latency_us_upgrade: Quantiles::of(&counts.latency.upgrade),
             latency_us_rest: Quantiles::of(&counts.latency.rest),
         }
+    }
+
+    /// Connections of HTTP/1 that ended unannounced while a request was under way.
+    pub(crate) fn busy_closed(&self) -> u64 {
+        self.closes.keep_alive.unannounced.saturating_sub(self.idle_closed)
+    }
+
+    pub(crate) fn has_http2(&self) -> bool {
+        self.requests_by_client.http2 > 0
     }
 
     /// One line that says it all.
@@ -124,6 +146,25 @@ impl Report {
                 let why = self.first_reasons.get(&kind).map_or("", String::as_str);
                 writeln!(f, "    {:<12}{count:>10}   {why}", kind.name())?;
             }
+        }
+        Ok(())
+    }
+
+    fn write_closes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Closes { keep_alive, http2 } = self.closes;
+        writeln!(
+            f,
+            "closed          {:>10}   kept connections, as announced",
+            keep_alive.announced
+        )?;
+        let mut line = |count: u64, what| writeln!(f, "                {count:>10}   {what}");
+        line(self.idle_closed, "kept connections, idle, unannounced")?;
+        if self.busy_closed() > 0 {
+            line(self.busy_closed(), "kept connections, with a request, unannounced")?;
+        }
+        if self.has_http2() {
+            line(http2.announced, "HTTP/2 connections, as announced by GOAWAY")?;
+            line(http2.unannounced, "HTTP/2 connections, unannounced")?;
         }
         Ok(())
     }
@@ -165,6 +206,10 @@ impl fmt::Display for Report {
         writeln!(f, "requests        {:>10}", self.requests)?;
         writeln!(f, "    new conns.  {:>10}", clients.new_connections)?;
         writeln!(f, "    kept alive  {:>10}", clients.keep_alive)?;
+        if self.has_http2() {
+            let again = self.sent_again;
+            writeln!(f, "    HTTP/2      {:>10}   {again} sent again", clients.http2)?;
+        }
         if clients.streams > 0 {
             let open = self.streams_open_at_end;
             writeln!(f, "    streams     {:>10}   {open} still open at the end", clients.streams)?;
@@ -172,16 +217,7 @@ impl fmt::Display for Report {
         writeln!(f, "answered        {:>10}   by {} processes", self.answered, self.answerers)?;
         writeln!(f, "lost            {:>10}", self.lost)?;
         self.write_losses(f)?;
-        writeln!(
-            f,
-            "closed          {:>10}   kept connections, as announced",
-            self.announced_closes
-        )?;
-        writeln!(
-            f,
-            "                {:>10}   kept connections, idle, unannounced",
-            self.idle_closed
-        )?;
+        self.write_closes(f)?;
         self.write_latencies(f)?;
         writeln!(f, "\n{}", self.verdict())
     }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::loss::{Kind, Loss, LostByKind};
@@ -15,7 +16,23 @@ use super::timeline::Timeline;
 pub(crate) enum Lane {
     NewConnection,
     KeepAlive,
+    Http2,
     Stream,
+}
+
+/// Clients whose connections are meant to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    KeepAlive,
+    Http2,
+}
+
+/// How the service closed a connection that was meant to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// By `Connection: close` on the answer before, or by GOAWAY.
+    Announced,
+    Unannounced,
 }
 
 /// A request, and the instant from which its latency counts.
@@ -46,8 +63,11 @@ pub(crate) struct Counts {
     pub(crate) lost: LostByKind,
     /// The first reason of each kind.
     pub(crate) first_reasons: BTreeMap<Kind, String>,
+    /// Of the connections in `closes`, those of HTTP/1 that had no request when they ended unannounced.
     pub(crate) idle_closed: u64,
-    pub(crate) announced_closes: u64,
+    pub(crate) closes: Closes,
+    /// How often a request was sent again that the service had not processed.
+    pub(crate) sent_again: u64,
     pub(crate) streams_open_at_end: u64,
     pub(crate) latency: Latency,
     pub(crate) answerers: HashSet<String>,
@@ -62,7 +82,22 @@ pub(crate) struct Counts {
 pub(crate) struct ByLane {
     pub(crate) new_connection: u64,
     pub(crate) keep_alive: u64,
+    pub(crate) http2: u64,
     pub(crate) stream: u64,
+}
+
+/// Connections that the service closed though they were meant to last, by who held them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Closes {
+    pub(crate) keep_alive: ClosesOfKind,
+    pub(crate) http2: ClosesOfKind,
+}
+
+/// How many were announced, and how many were not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClosesOfKind {
+    pub(crate) announced: u64,
+    pub(crate) unannounced: u64,
 }
 
 /// Latencies of answers in microseconds, from the instant due to the last byte.
@@ -159,12 +194,20 @@ impl Tally {
         counts.first_reasons.entry(loss.kind).or_insert_with(|| loss.why.into_owned());
     }
 
-    pub(crate) fn idle_closed(&self) {
-        self.counts().idle_closed += 1;
+    /// Counts a connection that the service closed though it was meant to last.
+    pub(crate) fn closed(&self, kept: Kept, close: Close) {
+        *self.counts().closes.slot(kept, close) += 1;
     }
 
-    pub(crate) fn announced_close(&self) {
-        self.counts().announced_closes += 1;
+    /// Counts a connection of HTTP/1 that ended unannounced when it had no request.
+    pub(crate) fn idle_closed(&self) {
+        self.counts().idle_closed += 1;
+        self.closed(Kept::KeepAlive, Close::Unannounced);
+    }
+
+    /// Counts that a request goes out once more, because the service has not processed it.
+    pub(crate) fn sent_again(&self) {
+        self.counts().sent_again += 1;
     }
 
     /// Notes that an upgrade is asked for; the receiver gets a new value when it has happened.
@@ -239,7 +282,8 @@ impl Counts {
             lost: LostByKind::default(),
             first_reasons: BTreeMap::new(),
             idle_closed: 0,
-            announced_closes: 0,
+            closes: Closes::default(),
+            sent_again: 0,
             streams_open_at_end: 0,
             latency: Latency { total: histogram(), upgrade: histogram(), rest: histogram() },
             answerers: HashSet::new(),
@@ -252,15 +296,35 @@ impl Counts {
 
 impl ByLane {
     pub(crate) fn sum(self) -> u64 {
-        self.new_connection + self.keep_alive + self.stream
+        self.new_connection + self.keep_alive + self.http2 + self.stream
     }
 
     fn slot(&mut self, lane: Lane) -> &mut u64 {
         match lane {
             Lane::NewConnection => &mut self.new_connection,
             Lane::KeepAlive => &mut self.keep_alive,
+            Lane::Http2 => &mut self.http2,
             Lane::Stream => &mut self.stream,
         }
+    }
+}
+
+impl Closes {
+    fn slot(&mut self, kept: Kept, close: Close) -> &mut u64 {
+        let of_kind = match kept {
+            Kept::KeepAlive => &mut self.keep_alive,
+            Kept::Http2 => &mut self.http2,
+        };
+        match close {
+            Close::Announced => &mut of_kind.announced,
+            Close::Unannounced => &mut of_kind.unannounced,
+        }
+    }
+}
+
+impl ClosesOfKind {
+    pub(crate) fn sum(self) -> u64 {
+        self.announced + self.unannounced
     }
 }
 

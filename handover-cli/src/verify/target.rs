@@ -163,6 +163,20 @@ impl Target {
         self.request(&self.path)
     }
 
+    /// The request on a connection of HTTP/2, whose `:scheme` and `:authority` come from the URI.
+    pub(crate) fn http2_request(&self) -> Request<()> {
+        let uri = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(self.authority.clone())
+            .path_and_query(self.path.clone())
+            .build()
+            .expect("path and authority were parsed as such");
+        let mut request = Request::new(());
+        *request.uri_mut() = uri;
+        *request.version_mut() = http::Version::HTTP_2;
+        request
+    }
+
     /// The request whose answer is read for as long as it lasts.
     pub(crate) fn stream_request(&self) -> Request<Empty<Bytes>> {
         self.request(&self.stream_path)

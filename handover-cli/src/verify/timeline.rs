@@ -187,7 +187,7 @@ impl LostRequest {
     pub(crate) fn at(&self) -> Duration {
         match self.lane {
             Lane::Stream => self.ended,
-            Lane::NewConnection | Lane::KeepAlive => self.due,
+            Lane::NewConnection | Lane::KeepAlive | Lane::Http2 => self.due,
         }
     }
 }

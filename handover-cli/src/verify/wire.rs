@@ -31,6 +31,9 @@ pub(crate) struct Connection {
     is_reused: bool,
 }
 
+/// How much of a body is kept: enough for any identity, and little of a body that is read through.
+pub(super) const KEPT_BYTES: usize = 64;
+
 /// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -97,8 +100,6 @@ impl Connection {
 
     /// Reads a body to its end, and returns its beginning.
     pub(crate) async fn read_body(&mut self, body: &mut Incoming) -> Result<Vec<u8>, Failure> {
-        // Long enough for any identity, short enough for any body to be read through.
-        const KEPT_BYTES: usize = 64;
         let mut start = Vec::new();
         let outcome = self
             .driver
@@ -116,6 +117,11 @@ impl Connection {
             Ok(()) => Ok(start),
             Err(error) => Err(self.failure(&error).await),
         }
+    }
+
+    /// Says whether the service has ended the connection.
+    pub(crate) fn was_closed(&self) -> bool {
+        self.wire.end().is_some_and(|end| end != End::Failed)
     }
 
     /// Waits until the service closes the idle connection.
@@ -169,8 +175,8 @@ impl Connection {
 }
 
 /// Says who answered, or why the answer does not count as one.
-fn judge(
-    response: &Response<Incoming>,
+pub(super) fn judge<B>(
+    response: &Response<B>,
     body_start: &[u8],
     identity: &Identity,
 ) -> Result<String, Loss> {

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
+mod http2;
 pub(crate) mod page;
 
 use std::fs;
@@ -61,6 +62,16 @@ pub(crate) enum Reply {
     CutChunks,
     /// Chunks until the client leaves.
     EndlessChunks,
+    /// HTTP/2: as it should, when so many requests of the connection wait for it.
+    AnswerTogether(usize),
+    /// HTTP/2: REFUSED_STREAM.
+    RefuseStream,
+    /// HTTP/2: the stream ends with an error before the answer.
+    ResetStream,
+    /// HTTP/2: a GOAWAY that says of this request that nothing was done about it.
+    GoAwayBelow,
+    /// HTTP/2: as it should, then GOAWAY, and at once a reset.
+    GoAwayAndReset,
 }
 
 /// A request, as far as a reply may depend on it.
@@ -70,6 +81,8 @@ pub(crate) struct Asked {
     pub(crate) nth: u32,
     /// The client keeps the connection.
     pub(crate) keeps: bool,
+    /// The connection is one of HTTP/2.
+    pub(crate) http2: bool,
     /// The path is `/stream`.
     pub(crate) streams: bool,
     /// How many upgrades the service has gone through.
@@ -275,12 +288,16 @@ impl Shared {
                 (self.reply)(Asked {
                     nth,
                     keeps,
+                    http2: false,
                     streams,
                     upgrades: self.upgrades.load(Ordering::Relaxed),
                     since_upgrade: self.since_upgrade.fetch_add(1, Ordering::Relaxed) + 1,
                 })
             };
             let head = peek_head(&stream)?;
+            if head.starts_with(http2::PREFACE) {
+                return self.converse_in_http2(&stream);
+            }
             let keeps = !head.to_ascii_lowercase().contains("connection: close");
             let reply = next(keeps, head.starts_with("GET /stream "));
             if reply == Reply::CloseThenReset {
@@ -360,6 +377,11 @@ impl Shared {
                     stream.write_all(b"5\r\nhello\r\n")?;
                 }
             }
+            Reply::AnswerTogether(_)
+            | Reply::RefuseStream
+            | Reply::ResetStream
+            | Reply::GoAwayBelow
+            | Reply::GoAwayAndReset => unreachable!("{reply:?} is for HTTP/2"),
         }
         Ok(false)
     }

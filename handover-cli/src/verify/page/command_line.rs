@@ -15,6 +15,10 @@ pub(super) fn command_line(args: &Args) -> String {
         ("rate", args.rate.to_string()),
         ("keep-alive", args.keep_alive.to_string()),
     ];
+    if args.http2 > 0 {
+        options.push(("http2", args.http2.to_string()));
+        options.push(("http2-streams", args.streams_per_http2().to_string()));
+    }
     if args.streams > 0 {
         options.push(("streams", args.streams.to_string()));
     }

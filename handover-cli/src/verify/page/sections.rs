@@ -136,21 +136,32 @@ pub(super) fn counts(story: &Story<'_>) -> Markup {
         ("on new connections", clients.new_connections, false),
         ("on kept connections", clients.keep_alive, false),
     ];
+    if report.has_http2() {
+        rows.push(("on HTTP/2 connections", clients.http2, false));
+        rows.push(("sent again, not processed before", report.sent_again, false));
+    }
     if clients.streams > 0 {
         rows.push(("streams", clients.streams, false));
         rows.push(("streams still open at the end", report.streams_open_at_end, false));
     }
+    let closes = &report.closes;
     rows.extend([
         ("answered", report.answered, true),
         ("lost", report.lost, true),
-        (
-            "kept connections closed by the service",
-            report.announced_closes + report.idle_closed,
-            true,
-        ),
-        ("announced", report.announced_closes, false),
+        ("kept connections closed by the service", closes.keep_alive.sum(), true),
+        ("announced", closes.keep_alive.announced, false),
         ("idle and unannounced", report.idle_closed, false),
     ]);
+    if report.busy_closed() > 0 {
+        rows.push(("with a request under way", report.busy_closed(), false));
+    }
+    if report.has_http2() {
+        rows.extend([
+            ("HTTP/2 connections closed by the service", closes.http2.sum(), true),
+            ("announced by GOAWAY", closes.http2.announced, false),
+            ("unannounced", closes.http2.unannounced, false),
+        ]);
+    }
     html! {
         section {
             h2 { "All counts" }
@@ -205,6 +216,7 @@ fn client(lane: Lane) -> &'static str {
     match lane {
         Lane::NewConnection => "new connection",
         Lane::KeepAlive => "kept connection",
+        Lane::Http2 => "HTTP/2 connection",
         Lane::Stream => "stream",
     }
 }
