@@ -1,4 +1,5 @@
-//! `verify` keeps HTTP/2 connections, and tells what becomes of each request on them.
+//! `verify` keeps HTTP/2 connections, tells what becomes of each request on them, and can have every
+//! close fail.
 
 mod support;
 
@@ -18,6 +19,28 @@ fn http2_loses_nothing_through_upgrades_of_a_real_service() {
     // Each process tells each of them to leave; that the last has done so before the end is not sure.
     assert!(verified.count("closes/http2/announced") >= 3 * 3, "{verified:#?}");
     assert_eq!(verified.count("closes/http2/unannounced"), 0, "{verified:#?}");
+}
+
+#[test]
+fn connections_that_drain_fail_a_test_that_wants_them_to_last() {
+    let verified = verify_example(&[], &["--no-idle-close"]);
+    assert_eq!(verified.count("lost"), 0, "{verified:#?}");
+    assert_eq!(verified.count("upgrades_done"), 3, "{verified:#?}");
+    let closed = verified.count("closes/keep_alive/announced");
+    assert!(closed > 0, "{verified:#?}");
+    verified.assert_failed_for(&format!(
+        "{closed} connections were closed by the service in spite of --no-idle-close \
+         (kept alive: {closed} announced, 0 not; HTTP/2: 0 announced, 0 not)"
+    ));
+}
+
+#[test]
+fn connections_that_change_hands_pass_a_test_that_wants_them_to_last() {
+    let verified = verify_example(&["--live"], &["--no-idle-close"]);
+    verified.assert_nothing_lost();
+    assert!(verified.count("requests_by_client/keep_alive") > 0, "{verified:#?}");
+    assert_eq!(verified.report["closes"]["keep_alive"]["announced"], 0);
+    assert_eq!(verified.report["failures"], serde_json::json!([]));
 }
 
 #[test]
@@ -131,6 +154,29 @@ fn no_answer_in_http2_in_time_is_timed_out() {
 }
 
 #[test]
+fn any_close_of_an_http2_connection_fails_a_test_that_wants_it_to_last() {
+    let verified = third_request_with(Reply::AnswerAndClose, &["--no-idle-close"]);
+    assert_eq!(verified.count("lost"), 0, "{verified:#?}");
+    let closed = verified.count("closes/http2/unannounced");
+    verified.assert_failed_for(&format!("HTTP/2: 0 announced, {closed} not)"));
+}
+
+#[test]
+fn a_kept_connection_that_breaks_on_a_request_is_an_unannounced_close() {
+    let verified = Service::start(|asked| match asked {
+        _ if asked.keeps && asked.nth == 2 => Reply::CloseUnanswered,
+        _ => Reply::Answer,
+    })
+    .verify(&["--no-idle-close"]);
+    verified.assert_all_lost_as("cut");
+    let closed = verified.count("closes/keep_alive/unannounced");
+    assert_eq!(closed, verified.count("lost"));
+    assert_eq!(verified.count("idle_closed"), 0, "none was idle");
+    verified.assert_failed_for(&format!("kept alive: 0 announced, {closed} not;"));
+    verified.assert_failed_for(&format!("{closed} requests were lost"));
+}
+
+#[test]
 fn a_service_without_http2_is_told_before_the_test() {
     let service = Service::start(|asked| match asked.http2 {
         true => Reply::Gibberish,
@@ -150,6 +196,7 @@ fn options_that_cannot_be_meant_are_refused() {
         (&["--http2", "1", "--http2-streams", "0"], "invalid value '0' for '--http2-streams <M>'"),
         (&["--http2=-1"], "invalid value '-1' for '--http2 <N>'"),
         (&["--http2", "many"], "invalid value 'many' for '--http2 <N>'"),
+        (&["--no-idle-close", "--keep-alive", "0"], "add --keep-alive or --http2"),
     ] {
         // Nobody is asked: port 0 could not be.
         let fixed = ["--url", "http://127.0.0.1:0/", "--upgrade", "true"];
@@ -160,13 +207,15 @@ fn options_that_cannot_be_meant_are_refused() {
 }
 
 #[test]
-fn the_page_and_the_text_tell_of_http2_and_of_closes() {
+fn the_page_tells_of_http2_and_of_closes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("page.html");
-    let args = ["--report", path.to_str().unwrap()];
+    let args = ["--no-idle-close", "--report", path.to_str().unwrap()];
     let verified = third_request_with(Reply::GoAwayBelow, &args);
     let page = Page::read(&path);
     let closed = verified.count("closes/http2/announced");
+    page.assert_tells("✗ failed");
+    page.assert_tells("closed by the service in spite of --no-idle-close");
     page.assert_tells(&format!(
         "on HTTP/2 connections{}",
         verified.count("requests_by_client/http2")
@@ -174,7 +223,27 @@ fn the_page_and_the_text_tell_of_http2_and_of_closes() {
     page.assert_tells(&format!("sent again, not processed before{closed}"));
     page.assert_tells(&format!("announced by GOAWAY{closed}"));
     page.assert_tells("--http2 2 \\\n  --http2-streams 1");
+    page.assert_tells("--max-in-flight 10000 \\\n  --no-idle-close");
     page.assert_is_self_contained();
+}
+
+#[test]
+fn the_text_tells_of_http2_and_of_closes() {
+    let service = third_request_of(Reply::GoAwayBelow);
+    let (url, upgrade) = (service.url(), service.upgrade());
+    let fixed = ["--url", &url, "--upgrade", &upgrade, "--upgrades", "1", "--every", "500ms"];
+    let verified = verify(&[&fixed[..], &["--http2", "1", "--no-idle-close"]].concat());
+    assert_eq!(verified.code, 1, "{verified:#?}");
+    for part in [
+        "\n    HTTP/2  ",
+        " sent again\n",
+        "   HTTP/2 connections, as announced by GOAWAY\n",
+        "0   HTTP/2 connections, unannounced\n",
+        " requests, none lost, but ",
+        " closed by the service in spite of --no-idle-close (kept alive: 0 announced, 0 not; HTTP/2: ",
+    ] {
+        assert!(verified.stdout.contains(part), "{part:?} is missing in:\n{}", verified.stdout);
+    }
 }
 
 /// Verifies a service that treats the third request on each HTTP/2 connection so.
@@ -183,9 +252,12 @@ fn third_request(reply: Reply) -> Verified {
 }
 
 fn third_request_with(reply: Reply, args: &[&str]) -> Verified {
+    third_request_of(reply).verify(&[&["--http2", "2"], args].concat())
+}
+
+fn third_request_of(reply: Reply) -> Service {
     let is_third = |asked: Asked| asked.http2 && asked.nth == 2;
-    let service = Service::start(move |asked| if is_third(asked) { reply } else { Reply::Answer });
-    service.verify(&[&["--http2", "2"], args].concat())
+    Service::start(move |asked| if is_third(asked) { reply } else { Reply::Answer })
 }
 
 fn assert_closed(verified: &Verified, how: &str) {

@@ -18,8 +18,8 @@ use crate::duration::positive_duration;
 /// Each request is due at an instant fixed in advance, and its latency counts from that instant,
 /// so that a stalled service cannot hide its stall by slowing the load down.
 ///
-/// Exits with 0 if no request was lost and every upgrade happened, with 1 if not, and with 2 if
-/// called wrongly.
+/// Exits with 0 if no request was lost and every upgrade happened (with --no-idle-close: and no
+/// connection was closed), with 1 if not, and with 2 if called wrongly.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTERWORD)]
 pub(crate) struct Args {
@@ -58,6 +58,13 @@ pub(crate) struct Args {
     /// How many requests each HTTP/2 connection sends at once, and has under way at most [default: 1]
     #[arg(long, value_name = "M", requires = "http2", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) http2_streams: Option<u32>,
+
+    /// Fail if the service closes a connection that was to last, be it announced or not
+    ///
+    /// For a service whose connections outlive the process. It is about the connections of
+    /// --keep-alive and --http2; the others end by themselves.
+    #[arg(long)]
+    pub(crate) no_idle_close: bool,
 
     /// Connections whose answer is read for as long as the service sends
     #[arg(long, value_name = "S", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100_000))]
@@ -103,6 +110,11 @@ impl Args {
                 "--http2-streams is about the connections of --http2, of which there are 0".into(),
             );
         }
+        if self.no_idle_close && self.keep_alive == 0 && self.http2 == 0 {
+            let why = "--no-idle-close is about connections that last, of which there are none: \
+                add --keep-alive or --http2";
+            return Some(why.into());
+        }
         None
     }
 
@@ -127,6 +139,7 @@ What becomes of a request:
 All but the first are lost. To close a connection that carries no request
 loses nothing by itself; the report tells how many closes were announced
 (\"Connection: close\" on the answer before, or GOAWAY) and how many were not.
+With --no-idle-close each of them fails the test.
 
 A request on HTTP/2 that the service has said it did not process, by GOAWAY
 or REFUSED_STREAM, is sent again and counted as such, up to nine times; its

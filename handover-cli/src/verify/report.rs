@@ -18,8 +18,11 @@ use super::upgrades::{FailedUpgrade, Upgrades};
 /// What `--json` prints. `requests` is always `answered` and `lost` together.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// Nothing was lost and every upgrade happened.
+    /// Nothing was lost, every upgrade happened, and no connection was closed that was not to be.
     pub(crate) passed: bool,
+    /// Why not, one sentence for each reason.
+    #[serde(default)]
+    pub(crate) failures: Vec<String>,
     pub(crate) url: String,
     pub(crate) duration_ms: u64,
     pub(crate) upgrades_wanted: u32,
@@ -46,6 +49,9 @@ pub(crate) struct Report {
     /// Connections that were meant to last and did not.
     #[serde(default)]
     pub(crate) closes: Closes,
+    /// Such a connection fails the test.
+    #[serde(default)]
+    pub(crate) no_idle_close: bool,
     pub(crate) streams_open_at_end: u64,
     pub(crate) latency_us: Quantiles,
     /// Of requests under way at any moment from the asking of an upgrade until half a second after
@@ -84,8 +90,9 @@ impl Report {
     pub(crate) fn new(args: &Args, upgrades: &Upgrades, counts: Counts, took: Duration) -> Self {
         let lost = counts.lost.sum();
         let upgrades_done = upgrades.took.len() as u32;
-        Self {
-            passed: lost == 0 && upgrades_done == args.upgrades,
+        let mut report = Self {
+            passed: false,
+            failures: Vec::new(),
             url: args.url.to_string(),
             duration_ms: took.as_millis() as u64,
             upgrades_wanted: args.upgrades,
@@ -109,11 +116,41 @@ impl Report {
             idle_closed: counts.idle_closed,
             announced_closes: counts.closes.keep_alive.announced,
             closes: counts.closes,
+            no_idle_close: args.no_idle_close,
             streams_open_at_end: counts.streams_open_at_end,
             latency_us: Quantiles::of(&counts.latency.total),
             latency_us_upgrade: Quantiles::of(&counts.latency.upgrade),
             latency_us_rest: Quantiles::of(&counts.latency.rest),
-        }
+        };
+        report.failures = report.find_failures();
+        report.passed = report.failures.is_empty();
+        report
+    }
+
+    fn find_failures(&self) -> Vec<String> {
+        let (done, wanted) = (self.upgrades_done, self.upgrades_wanted);
+        let losses = match self.lost {
+            0 => None,
+            1 => Some("1 request was lost".to_owned()),
+            lost => Some(format!("{lost} requests were lost")),
+        };
+        let upgrades =
+            (done != wanted).then(|| format!("only {done} of {wanted} upgrades happened"));
+        [losses, upgrades, self.forbidden_closes()].into_iter().flatten().collect()
+    }
+
+    /// Says which connections were closed, if none was to be.
+    pub(crate) fn forbidden_closes(&self) -> Option<String> {
+        let Closes { keep_alive, http2 } = self.closes;
+        let closes = self.closes.sum();
+        let connections = if closes == 1 { "connection was" } else { "connections were" };
+        (self.no_idle_close && closes > 0).then(|| {
+            format!(
+                "{closes} {connections} closed by the service in spite of --no-idle-close \
+                 (kept alive: {} announced, {} not; HTTP/2: {} announced, {} not)",
+                keep_alive.announced, keep_alive.unannounced, http2.announced, http2.unannounced
+            )
+        })
     }
 
     /// Connections of HTTP/1 that ended unannounced while a request was under way.
@@ -133,9 +170,13 @@ impl Report {
         } else {
             format!("only {done} of {wanted} upgrades happened")
         };
-        match lost {
+        let losses = match lost {
             0 => format!("{upgrades}, {requests} requests, none lost"),
             _ => format!("{upgrades}, {requests} requests, {lost} LOST"),
+        };
+        match self.forbidden_closes() {
+            Some(closes) => format!("{losses}, but {closes}"),
+            None => losses,
         }
     }
 

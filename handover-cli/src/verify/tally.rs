@@ -310,6 +310,10 @@ impl ByLane {
 }
 
 impl Closes {
+    pub(crate) fn sum(self) -> u64 {
+        self.keep_alive.sum() + self.http2.sum()
+    }
+
     fn slot(&mut self, kept: Kept, close: Close) -> &mut u64 {
         let of_kind = match kept {
             Kept::KeepAlive => &mut self.keep_alive,

@@ -233,6 +233,15 @@ impl Verified {
         self.assert_sums();
     }
 
+    /// Passes if the test failed, for this reason among others.
+    pub(crate) fn assert_failed_for(&self, reason: &str) {
+        let failures = self.report["failures"].as_array().unwrap();
+        let mut failures = failures.iter().map(|failure| failure.as_str().unwrap());
+        assert!(failures.any(|failure| failure.contains(reason)), "{reason}: {self:#?}");
+        assert_eq!(self.report["passed"], false);
+        assert_eq!(self.code, 1);
+    }
+
     pub(crate) fn assert_sums(&self) {
         let by_kind = self.report["lost_by_kind"].as_object().unwrap();
         let lost = by_kind.values().map(|count| count.as_u64().unwrap()).sum::<u64>();

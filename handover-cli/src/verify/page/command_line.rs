@@ -33,11 +33,16 @@ pub(super) fn command_line(args: &Args) -> String {
         ("upgrade-timeout", time(args.upgrade_timeout)),
         ("max-in-flight", args.max_in_flight.to_string()),
     ]);
-    options.into_iter().fold("handover verify".to_owned(), |mut line, (name, value)| {
-        // Writing to a string cannot fail.
-        let _ = write!(line, " \\\n  --{name} {}", quoted(&value));
-        line
-    })
+    let mut line =
+        options.into_iter().fold("handover verify".to_owned(), |mut line, (name, value)| {
+            // Writing to a string cannot fail.
+            let _ = write!(line, " \\\n  --{name} {}", quoted(&value));
+            line
+        });
+    if args.no_idle_close {
+        line.push_str(" \\\n  --no-idle-close");
+    }
+    line
 }
 
 /// A word that a POSIX shell takes as it is, or in single quotes.
@@ -69,7 +74,17 @@ mod tests {
     #[test]
     fn a_shell_reads_the_options_that_were_used() {
         let upgrade = "kill -HUP \"$(cat 'a b')\"\n# ä";
-        let words = ["--url", "http://[::1]:80/x?a=b&c", "--upgrade", upgrade, "--every", "1m 5s"];
+        let words = [
+            "--url",
+            "http://[::1]:80/x?a=b&c",
+            "--upgrade",
+            upgrade,
+            "--every",
+            "1m 5s",
+            "--http2",
+            "2",
+            "--no-idle-close",
+        ];
         let words = words.map(str::to_owned);
         let line = command_line(&parse(&words));
 
@@ -79,5 +94,6 @@ mod tests {
         let read: Vec<_> = read.split_terminator('\0').map(str::to_owned).collect();
         assert_eq!(command_line(&parse(&read)), line);
         assert!(read.contains(&upgrade.to_owned()), "{read:?}");
+        assert!(read.contains(&"--no-idle-close".to_owned()), "{read:?}");
     }
 }

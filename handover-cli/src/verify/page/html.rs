@@ -30,6 +30,7 @@ pub(super) fn page(story: &Story<'_>) -> anyhow::Result<Markup> {
                     (headline(story))
                     (sections::tiles(story))
                     (sections::failed_upgrades(story))
+                    (sections::closes(story))
                     (figure(answers, html! {
                         h2 { "Who answered" }
                         p.hint {

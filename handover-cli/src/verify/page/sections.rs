@@ -43,6 +43,18 @@ pub(super) fn failed_upgrades(story: &Story<'_>) -> Markup {
     }
 }
 
+/// Connections that were closed, if none was to be.
+pub(super) fn closes(story: &Story<'_>) -> Markup {
+    html! {
+        @if let Some(why) = story.report.forbidden_closes() {
+            section.failures {
+                h2 { "Connections that did not last" }
+                p { (why) "." }
+            }
+        }
+    }
+}
+
 pub(super) fn latencies(report: &Report) -> Markup {
     let Report { latency_us: total, latency_us_upgrade: upgrade, latency_us_rest: rest, .. } =
         report;
