@@ -7,6 +7,11 @@
 #[doc = concat!("```rust,ignore\n", include_str!("../examples/http.rs"), "```")]
 pub mod http {}
 
+#[cfg(feature = "http")]
+#[doc = include_str!("guide/https.md")]
+#[doc = concat!("```rust,ignore\n", include_str!("../examples/https.rs"), "```")]
+pub mod https {}
+
 #[cfg(feature = "tokio")]
 #[doc = include_str!("guide/echo.md")]
 #[doc = concat!("```rust,ignore\n", include_str!("../examples/echo.rs"), "```")]

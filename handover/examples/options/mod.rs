@@ -7,10 +7,19 @@ use handover::{Builder, Handover};
 /// Connections are to change hands. Not all examples do anything about it.
 const LIVE: &str = "--live";
 
+/// Options with a value that are for one example.
+const OWN: [&str; 2] = ["--certificate", "--key"];
+
 /// Whether connections are to change hands.
 #[allow(dead_code, reason = "not for all examples")]
 pub(crate) fn is_live() -> bool {
     std::env::args().any(|argument| argument == LIVE)
+}
+
+/// What is given to an option that is the example's own.
+#[allow(dead_code, reason = "not for all examples")]
+pub(crate) fn value(option: &str) -> Option<String> {
+    std::env::args().skip_while(|argument| argument != option).nth(1)
 }
 
 /// Reads the command line: the address to listen at, and how to be upgraded.
@@ -40,8 +49,9 @@ fn read_from(
             // Under systemd, with FileDescriptorStoreMax= in the unit: the listeners outlive a crash.
             #[cfg(feature = "systemd")]
             "--fd-store" => builder = builder.fd_store(),
-            // What it means is the example's to say.
+            // What they mean is the example's to say.
             LIVE => {}
+            option if OWN.contains(&option) => drop(value()?),
             option if option.starts_with('-') => return Err(format!("there is no {option}")),
             _ => address = argument,
         }
