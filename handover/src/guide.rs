@@ -17,6 +17,11 @@ pub mod https {}
 #[doc = concat!("```rust,ignore\n", include_str!("../examples/echo.rs"), "```")]
 pub mod echo {}
 
+#[cfg(feature = "tokio")]
+#[doc = include_str!("guide/chat.md")]
+#[doc = concat!("```rust,ignore\n", include_str!("../examples/chat.rs"), "```")]
+pub mod chat {}
+
 #[doc = include_str!("guide/echo_blocking.md")]
 #[doc = concat!("```rust,ignore\n", include_str!("../examples/echo_blocking.rs"), "```")]
 pub mod echo_blocking {}

@@ -8,7 +8,7 @@ use handover::{Builder, Handover};
 const LIVE: &str = "--live";
 
 /// Options with a value that are for one example.
-const OWN: [&str; 2] = ["--certificate", "--key"];
+const OWN: [&str; 3] = ["--certificate", "--drain-timeout", "--key"];
 
 /// Whether connections are to change hands.
 #[allow(dead_code, reason = "not for all examples")]
