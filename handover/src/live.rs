@@ -161,7 +161,8 @@ impl Departures {
 /// When a connection may go: a future, and for threads [`wait`](Self::wait).
 ///
 /// Fails when none will ever go from here: on a stop, when the successor is gone or does not know this
-/// version of the state.
+/// version of the state. It can a moment before [`Handle::draining`](crate::Handle::draining) comes, and
+/// [`Handle::ending`](crate::Handle::ending) tells why.
 #[derive(Debug)]
 #[must_use = "it does nothing unless it is awaited"]
 pub struct Slot {
