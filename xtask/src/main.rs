@@ -7,6 +7,7 @@ mod metadata;
 mod msrv;
 mod package;
 mod paths;
+mod soak;
 mod steps;
 mod suite;
 mod system;
@@ -37,6 +38,8 @@ enum Task {
     /// Installs what is missing (cargo-deny), runs the steps one after the other, and ends with a
     /// table of what passed, failed or was skipped. Exits with 1 if a step failed.
     Test(suite::Arguments),
+    /// Upgrades a service again and again under load and faults, and accounts for every request.
+    Soak(soak::Arguments),
 }
 
 fn main() -> Result<ExitCode> {
@@ -47,6 +50,7 @@ fn main() -> Result<ExitCode> {
         Task::Test(arguments) => suite::run(&arguments, || {
             Ok(Workspace { metadata: Metadata::load()?, root: root.clone() })
         }),
+        Task::Soak(arguments) => soak::soak(&arguments).map(|()| ExitCode::SUCCESS),
     }
 }
 

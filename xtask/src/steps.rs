@@ -13,7 +13,7 @@ use crate::{
     cargo::{self, cargo, run},
     layers, links,
     metadata::Metadata,
-    msrv, package, system,
+    msrv, package, soak, system,
 };
 
 /// The package whose features can be chosen.
@@ -47,6 +47,8 @@ pub(crate) enum Step {
     Tests,
     /// The examples in the documentation and the README.
     DocTests,
+    /// Five minutes of upgrades under load and faults.
+    Soak,
     /// The published packages build from what would be uploaded.
     Package,
 }
@@ -80,6 +82,7 @@ impl Step {
             Self::Examples => examples(),
             Self::Tests => tests(metadata),
             Self::DocTests => doc_tests(),
+            Self::Soak => passed(soak::test()),
             Self::Package => passed(package::check(root, metadata)),
         }
     }
