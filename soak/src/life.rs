@@ -16,17 +16,17 @@ use crate::ledger::Ledger;
 use crate::load::{Load, Volume};
 use crate::oracle::{Account, Death};
 use crate::samples::Samples;
-use crate::service::{Life, PATIENCE, PLAN};
+use crate::service::{Life, PATIENCE, PLAN, Plan};
 use crate::upgrades::{Fault, Outcome, Probation, Upgrade};
 
 /// How long anything may take that has to happen.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a successor may take to become ready; more than the moments that are drawn.
-const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a successor may take to become ready; more than it does on a machine that is busy.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The same for one that never does.
-const READY_TIMEOUT_HANGING: Duration = Duration::from_millis(200);
+const READY_TIMEOUT_HANGING: Duration = Duration::from_secs(1);
 
 /// More than what is done on probation takes.
 const PROBATION: Duration = Duration::from_secs(10);
@@ -245,7 +245,7 @@ impl Subject {
 
 fn request(upgrade: Upgrade) -> UpgradeRequest {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let hangs = matches!(upgrade.fault, Fault::Planned);
+    let hangs = upgrade.plan == Plan::Hang && matches!(upgrade.fault, Fault::Planned);
     let ready = if hangs { READY_TIMEOUT_HANGING } else { READY_TIMEOUT };
     let has_probation = !matches!(upgrade.probation, Probation::None);
     let mut request = UpgradeRequest::default();

@@ -28,6 +28,9 @@ pub(crate) struct Account {
     pub(crate) deaths: u32,
     /// Requests that a process had accepted which died.
     pub(crate) died_with: u64,
+    /// Requests on connections that were open when a process died, and of which nobody had noted that he had
+    /// accepted them: there is a moment between the two.
+    pub(crate) unnoted: u64,
     pub(crate) problems: Vec<String>,
 }
 
@@ -37,10 +40,13 @@ impl Account {
     pub(crate) fn judge(&mut self, failures: Vec<Failure>, deaths: &[Death], is_moving: bool) {
         for failure in failures {
             let died = |death: &&Death| failure.opened <= death.to && failure.found >= death.from;
-            let mut possible = deaths.iter().filter(died);
-            let is_excused = failure.is_end
-                && possible.any(|death| is_moving || failure.owner == Some(death.pid));
-            if is_excused {
+            let mut possible = deaths.iter().filter(died).peekable();
+            let is_excused = failure.is_end && possible.peek().is_some();
+            if is_excused && failure.owner.is_none() {
+                self.unnoted += 1;
+            } else if is_excused
+                && possible.any(|death| is_moving || failure.owner == Some(death.pid))
+            {
                 self.died_with += 1;
             } else {
                 let now = Instant::now();
@@ -72,6 +78,7 @@ impl fmt::Display for Account {
         writeln!(f, "requests      {:>12}   on {} connections", self.requests, self.connections)?;
         writeln!(f, "deaths        {:>12}   of processes, in the midst of work", self.deaths)?;
         writeln!(f, "died with them{:>12}   requests that they had accepted", self.died_with)?;
+        writeln!(f, "  or maybe    {:>12}   that they had no time to note", self.unnoted)?;
         writeln!(f, "lost          {:>12}", self.problems.len())?;
         for problem in &self.problems {
             writeln!(f, "{problem}")?;
