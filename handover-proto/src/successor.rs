@@ -286,6 +286,11 @@ impl Successor {
                 self.await_transfer(now);
             }
             (ToSuccessor::Descriptors { frame, items }, Phase::Transfer) => {
+                // Of frames that count for nothing there could be any number, each to be acked.
+                if items.is_empty() {
+                    let why = "no descriptors in it".to_owned();
+                    return Err(Violation::Malformed { message: Some("descriptors".into()), why });
+                }
                 let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
                 self.descriptors_left = self
                     .descriptors_left

@@ -66,6 +66,17 @@ fn more_descriptors_than_announced_are_a_violation() {
 }
 
 #[test]
+fn descriptors_that_are_none_are_a_violation() {
+    let mut machine = successor_in(Stage::Transfer);
+
+    inform(&mut machine, &descriptors(1, &[]));
+
+    let (message, why) = (Some("descriptors".to_owned()), "no descriptors in it".to_owned());
+    assert_eq!(noted(&mut machine), [misbehaved(Violation::Malformed { message, why })]);
+    assert!(!replied(&mut machine).contains(&ToPredecessor::Ack { frame: 1 }));
+}
+
+#[test]
 fn more_states_than_announced_are_a_violation() {
     let mut machine = successor_in(Stage::Transfer);
     inform(&mut machine, &state(1, false));
