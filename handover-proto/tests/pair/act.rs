@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use handover_proto::*;
 
-use crate::pair::Pair;
+use crate::pair::{Pair, Said};
 use crate::process::{Life, NewTask, OldTask, name};
 
 impl Pair {
     pub(crate) fn old_sends(&mut self) -> String {
         let Transmit { frame, slots } = self.old.machine.poll_transmit().expect("seen before");
         let message: ToSuccessor = decode(&frame).expect("what is sent can be read");
+        self.say(true, &frame, slots.len());
+        let mut frames = self.script.old.accent.put_on(message.name(), frame);
         if !self.new_is_gone() {
-            self.to_new.send(frame, slots.len(), self.now);
+            let last = frames.pop().expect("one at least");
+            frames.into_iter().for_each(|frame| self.to_new.send(frame, 0, self.now));
+            self.to_new.send(last, slots.len(), self.now);
         }
         format!("predecessor sends {}", message.name())
     }
@@ -20,27 +24,34 @@ impl Pair {
     pub(crate) fn new_sends(&mut self) -> String {
         let Transmit { frame, slots } = self.new.machine.poll_transmit().expect("seen before");
         let message: ToPredecessor = decode(&frame).expect("what is sent can be read");
+        self.say(false, &frame, slots.len());
+        let mut frames = self.script.new.accent.put_on(message.name(), frame);
         if self.old.life != Life::Dead && !self.new.closed {
-            self.to_old.send(frame, slots.len(), self.now);
+            let last = frames.pop().expect("one at least");
+            frames.into_iter().for_each(|frame| self.to_old.send(frame, 0, self.now));
+            self.to_old.send(last, slots.len(), self.now);
         }
         format!("successor sends {}", message.name())
+    }
+
+    fn say(&mut self, by_old: bool, frame: &[u8], descriptors: usize) {
+        let frame = String::from_utf8(frame.to_vec()).expect("JSON");
+        self.said.push(Said { by_old, frame, descriptors });
     }
 
     pub(crate) fn old_receives(&mut self) -> String {
         let packet = self.to_old.receive(self.now).expect("seen before");
         let received = Received { descriptors: packet.descriptors, truncated: false };
         self.old.machine.handle_frame(&packet.frame, received, self.now);
-        let message: ToPredecessor = decode(&packet.frame).expect("sent before");
-        format!("predecessor receives {}", message.name())
+        format!("predecessor receives {}", name_of::<ToPredecessor>(&packet.frame))
     }
 
     pub(crate) fn new_receives(&mut self) -> String {
         let packet = self.to_new.receive(self.now).expect("seen before");
         let received = Received { descriptors: packet.descriptors, truncated: false };
-        let message: ToSuccessor = decode(&packet.frame).expect("sent before");
-        self.new.got_commit |= matches!(message, ToSuccessor::Commit { .. });
+        self.new.got_commit |= matches!(decode(&packet.frame), Ok(ToSuccessor::Commit { .. }));
         self.new.machine.handle_frame(&packet.frame, received, self.now);
-        format!("successor receives {}", message.name())
+        format!("successor receives {}", name_of::<ToSuccessor>(&packet.frame))
     }
 
     pub(crate) fn old_does(&mut self) -> String {
@@ -193,4 +204,8 @@ impl Pair {
             new.events.push(event);
         }
     }
+}
+
+fn name_of<M: Message>(frame: &[u8]) -> String {
+    decode::<M>(frame).map_or_else(|violation| violation.to_string(), |m| m.name().to_owned())
 }

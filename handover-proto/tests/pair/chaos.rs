@@ -82,6 +82,7 @@ fn any_pair(rng: &mut Rng) -> Pair {
         drains: rng.once_in(4),
         exits: rng.once_in(2),
         orderly: rng.once_in(2),
+        ..Script::default()
     });
     let delays = [0, 0, 1, 100, 3_000].map(Duration::from_millis);
     pair.to_old.delay = rng.pick(&delays);

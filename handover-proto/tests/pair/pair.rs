@@ -38,16 +38,35 @@ pub(crate) struct Pair {
     pub(crate) new: New,
     pub(crate) to_old: Channel,
     pub(crate) to_new: Channel,
+    /// What was sent, whether or not it has arrived.
+    pub(crate) said: Vec<Said>,
     /// What has happened, in words.
     pub(crate) steps: Vec<String>,
     pub(crate) script: Script,
 }
 
+/// A frame that was sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) by_old: bool,
+    pub(crate) frame: String,
+    pub(crate) descriptors: usize,
+}
+
 impl Pair {
     pub(crate) fn new(script: Script) -> Self {
-        let (old, new) = (Old::started(&script), New::started());
+        let (old, new) = (Old::started(&script), New::started(&script));
         let (to_old, to_new) = (Channel::default(), Channel::default());
-        Self { now: Time::ZERO, old, new, to_old, to_new, steps: Vec::new(), script }
+        Self {
+            now: Time::ZERO,
+            old,
+            new,
+            to_old,
+            to_new,
+            said: Vec::new(),
+            steps: Vec::new(),
+            script,
+        }
     }
 
     /// Performs the next thing, or lets time pass; false if nothing can happen any more.

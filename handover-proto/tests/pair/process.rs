@@ -5,9 +5,14 @@ use std::time::Duration;
 
 use handover_proto::*;
 
+use crate::releases::{Release, V1};
+
 /// What the two programs have to do, besides what the machines ask for.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
+    /// What the two ends speak.
+    pub(crate) old: Release,
+    pub(crate) new: Release,
     pub(crate) items: usize,
     pub(crate) early_states: u32,
     pub(crate) late_states: u32,
@@ -30,6 +35,8 @@ impl Default for Script {
     fn default() -> Self {
         let probation = None;
         Self {
+            old: V1,
+            new: V1,
             items: 2,
             early_states: 1,
             late_states: 1,
@@ -119,7 +126,7 @@ impl Old {
             stderr: true,
         };
         let config = PredecessorConfig {
-            versions: Versions::OURS,
+            versions: script.old.versions,
             pid: 100,
             own_generation: 1,
             generation: 2,
@@ -144,9 +151,9 @@ impl Old {
 }
 
 impl New {
-    pub(crate) fn started() -> Self {
-        let itself =
-            SuccessorConfig { versions: Versions::OURS, pid: 200, software: "test".into() };
+    pub(crate) fn started(script: &Script) -> Self {
+        let versions = script.new.versions;
+        let itself = SuccessorConfig { versions, pid: 200, software: "test".into() };
         Self {
             machine: Successor::new(itself, Time::ZERO),
             life: Life::Alive,
