@@ -97,7 +97,13 @@ impl Slot {
 }
 
 impl Entry {
+    /// Reads a name. One that says the same in other letters is not ours: what is there under it could
+    /// not be taken out under [`fd_name`](Self::fd_name).
     pub(super) fn parse(text: &str) -> Option<Self> {
+        Self::parse_parts(text).filter(|entry| entry.fd_name() == text)
+    }
+
+    fn parse_parts(text: &str) -> Option<Self> {
         let mut parts = text.split('|');
         if parts.next()? != PREFIX {
             return None;
@@ -442,6 +448,12 @@ mod tests {
             "handover|socket|%|a",
             "handover|socket|%zz|a",
             "handover|socket|%ff|a",
+            "handover|socket|%61|a",
+            "handover|socket|%3A|a",
+            "handover|socket|%+f|a",
+            "handover|socket|a b|a",
+            "handover|state|00|a",
+            "handover|state|+1|a",
             "",
         ] {
             assert_eq!(Entry::parse(text), None, "{text}");
