@@ -12,6 +12,7 @@
 //! | hold connections open across a handover | [`KeepAlive`] |
 //! | have something that cannot be started | [`executables`] |
 //! | have a systemd of one's own, in a version of one's choice | [`Systemd`] |
+//! | try a fuzz target, in a bounded way | [`feed`] |
 //! | find what Cargo built | [`example`], [`binary`] |
 //! | leave a test out, and have it known | [`skip!`], [`skipped`] |
 //!
@@ -31,6 +32,7 @@ mod deadline;
 pub mod executables;
 mod folder;
 mod guard;
+mod inputs;
 mod keep_alive;
 mod lines;
 mod load;
@@ -48,6 +50,7 @@ mod target;
 pub use built::{binary, example};
 pub use deadline::{recheck, soon};
 pub use folder::Folder;
+pub use inputs::feed;
 pub use keep_alive::{End, Ending, KeepAlive, KeepAliveOutcome, KeepAliveSetup};
 pub use lines::{Line, NoSuchLine, Stream};
 pub use load::{Load, LoadSetup};

@@ -119,6 +119,8 @@ mod drain;
 mod engine;
 mod error;
 mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gate;
 #[cfg(doc)]
 pub mod guide;

@@ -5,6 +5,8 @@
 
 mod client;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod output;
 mod permission;
 mod report;

@@ -160,6 +160,15 @@ impl Channel {
         self.0
     }
 
+    /// Leaves this end open to whatever is started from here, as a successor finds it; returns its
+    /// number.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn leave_to_another_process(self) -> io::Result<RawFd> {
+        use std::os::fd::IntoRawFd as _;
+        rustix::io::fcntl_setfd(&self.0, rustix::io::FdFlags::empty())?;
+        Ok(self.0.into_raw_fd())
+    }
+
     /// The process that made the pair, if it is not hidden from this one (`SO_PEERCRED`, unix(7)).
     pub(crate) fn maker(&self) -> Option<u32> {
         super::peer::credentials(self.0.as_fd()).ok()?.pid

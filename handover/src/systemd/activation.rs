@@ -74,13 +74,13 @@ fn is_for_this_process() -> bool {
 }
 
 /// How many were passed, if that is a number that can be.
-fn parse_count(text: &OsStr) -> Option<usize> {
+pub(super) fn parse_count(text: &OsStr) -> Option<usize> {
     let count = text.to_str()?.parse::<u32>().ok()?;
     (1..=MAX_DESCRIPTORS).contains(&count).then_some(count as usize)
 }
 
 /// As many names as descriptors.
-fn parse_names(text: Option<&OsStr>, count: usize) -> Vec<String> {
+pub(super) fn parse_names(text: Option<&OsStr>, count: usize) -> Vec<String> {
     let text = text.map(OsStr::to_string_lossy).unwrap_or_default();
     let given = text.split(':').filter(|_| !text.is_empty());
     let named = |name: &str| if name.is_empty() { UNNAMED } else { name }.to_owned();

@@ -18,6 +18,8 @@
 )]
 
 mod activation;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod notifier;
 mod status;
 mod store;

@@ -1,0 +1,5 @@
+//! Feeds a predecessor.
+
+#![cfg_attr(fuzzing, no_main)]
+
+handover_fuzz::fuzz!(handover_fuzz::predecessor);
