@@ -24,7 +24,7 @@ use crate::registry::Held;
 use crate::request::UpgradeOptions;
 use crate::state::{Providers, Sealed, State, Writing, Written, write_all};
 use crate::stderr::Relay;
-use crate::sys::channel::{Channel, Received};
+use crate::sys::channel::{Channel, FRAMES_PER_STEP, Received};
 use crate::sys::file;
 use crate::sys::poll::{Interest, Poller, Wake};
 use crate::sys::process::{Condition, Process};
@@ -438,7 +438,8 @@ impl Attempt {
     }
 
     fn receive(&mut self, poller: &Poller, effects: &mut Vec<Effect>) {
-        while let Some(channel) = &self.channel {
+        for _ in 0..FRAMES_PER_STEP {
+            let Some(channel) = &self.channel else { return };
             let received = channel.receive::<1>(&mut self.buffer);
             let now = self.clock.time(Instant::now());
             match received {

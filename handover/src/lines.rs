@@ -13,7 +13,7 @@ use handover_proto::control::{GenerationReport, GenerationState};
 use handover_proto::{Item, Line, LineEvent, MAX_FRAME_BYTES, Name, Received as In, Report};
 
 use crate::registry::Held;
-use crate::sys::channel::{Channel, Received};
+use crate::sys::channel::{Channel, FRAMES_PER_STEP, Received};
 use crate::sys::poll::{self, Interest, Poller};
 
 /// What the names of lines begin with, among what is handed over.
@@ -189,7 +189,7 @@ impl Elder {
 
     /// Returns whether the other end is there.
     fn receive(&mut self, buffer: &mut [u8]) -> bool {
-        loop {
+        for _ in 0..FRAMES_PER_STEP {
             match self.channel.receive::<0>(buffer) {
                 Ok(Received::Frame { bytes, descriptors, descriptors_truncated: truncated }) => {
                     let received = In { descriptors: descriptors.len(), truncated };
@@ -204,6 +204,7 @@ impl Elder {
                 }
             }
         }
+        true
     }
 
     fn handle_events(&mut self, effects: &mut Vec<Effect>) {

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::control::Takeover;
 use crate::state::{Sealed, State};
 use crate::stderr::Substitute;
-use crate::sys::channel::{self, Channel, Received};
+use crate::sys::channel::{self, Channel, FRAMES_PER_STEP, Received};
 use crate::sys::poll::{Interest, Poller};
 
 /// What the engine has to do or to know.
@@ -213,7 +213,7 @@ impl Link {
     /// Does what can be done without waiting, but for sending: the effects come first, and then
     /// [`flush`](Self::flush) says that they have been carried out.
     pub(crate) fn step(&mut self, poller: &Poller, effects: &mut Vec<Effect>) {
-        loop {
+        for _ in 0..FRAMES_PER_STEP {
             self.handle_events(Vec::new(), effects);
             let Some(channel) = &self.channel else { break };
             match channel.receive::<MAX_FDS_PER_FRAME>(&mut self.buffer) {

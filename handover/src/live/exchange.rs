@@ -17,7 +17,7 @@ use handover_proto::{Item, MAX_FRAME_BYTES, Name, Violation, decode, encode};
 use super::desk::{Desk, Leaving};
 use super::{Arrival, Baggage};
 use crate::registry::Held;
-use crate::sys::channel::{Channel, Received};
+use crate::sys::channel::{Channel, FRAMES_PER_STEP, Received};
 use crate::sys::memfd;
 use crate::sys::poll::{Interest, Poller};
 
@@ -229,7 +229,7 @@ impl Giver {
 
     fn receive(&mut self, desk: &Desk, buffer: &mut Vec<u8>) -> bool {
         buffer.resize(MAX_BYTES, 0);
-        loop {
+        for _ in 0..FRAMES_PER_STEP {
             let message = match self.channel.receive::<0>(buffer) {
                 Ok(Received::Frame { bytes, .. }) => decode::<ToGiver>(&buffer[..bytes]),
                 Ok(Received::Empty) => return true,
@@ -251,6 +251,7 @@ impl Giver {
                 }
             }
         }
+        true
     }
 
     fn taken(&mut self, frame: u32, refused: Vec<Refused>, desk: &Desk) {

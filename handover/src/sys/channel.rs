@@ -17,6 +17,13 @@ use rustix::net::{
     sendmsg, sockopt,
 };
 
+/// How many frames are taken in one step at most: whoever sends faster than they are taken must not keep
+/// this process from anything else.
+///
+/// More than wait in a socket at a time (about 278, by the default of `net.core.wmem_default`), so that
+/// what had come before the step is taken in it.
+pub(crate) const FRAMES_PER_STEP: usize = 512;
+
 /// One end of a channel. Never blocks.
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);

@@ -492,6 +492,14 @@ fn speak(what: &str) {
         "descriptor" => {
             send(&channel, hello(1).as_bytes(), &[std::io::stdout().as_fd()]);
         }
+        "descriptors" => {
+            send(&channel, hello(1).as_bytes(), &[std::io::stdout().as_fd(); 253]);
+        }
+        "flood" => {
+            send(&channel, hello(1).as_bytes(), &[]);
+            println!("flooding {}", id());
+            flood(&channel);
+        }
         "huge" => {
             let text = format!(r#"{{"type":"{}"}}"#, "x".repeat(70_000));
             send(&channel, text.as_bytes(), &[]);
@@ -533,6 +541,22 @@ fn speak(what: &str) {
             exit(4);
         }
     }
+}
+
+/// Says that it makes progress, faster than anybody can hear it, whatever the answer.
+fn flood(channel: &OwnedFd) -> ! {
+    const PROGRESS: &[u8] = br#"{"type":"progress","text":"still"}"#;
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                loop {
+                    // What does not fit is said again.
+                    let _ = rustix::net::send(channel, PROGRESS, SendFlags::NOSIGNAL);
+                }
+            });
+        }
+    });
+    unreachable!("nobody tires")
 }
 
 /// Misuses the channel that the library has.
@@ -579,10 +603,10 @@ fn channel() -> OwnedFd {
 }
 
 fn send(channel: &OwnedFd, frame: &[u8], descriptors: &[BorrowedFd<'_>]) {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
     }
     let bytes = [std::io::IoSlice::new(frame)];
     rustix::net::sendmsg(channel, &bytes, &mut ancillary, SendFlags::NOSIGNAL).expect("sent");

@@ -1,0 +1,9 @@
+//! What a hostile or broken process can do to a service, and what it cannot.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod floods;
