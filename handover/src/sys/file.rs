@@ -126,6 +126,34 @@ pub(crate) fn create_new(path: &Path) -> io::Result<std::fs::File> {
     Ok(rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o644))?.into())
 }
 
+/// Reads what fits of a regular file. Does not follow a link at its name, and waits for nobody, should it be
+/// a FIFO.
+pub(crate) fn read_beginning(path: &Path, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(rustix::io::pread(&file, buffer, 0)?)
+}
+
+/// Whether what is at the path is another user's, in a folder whose sticky bit keeps it from being replaced or
+/// removed by this process (inode(7)).
+pub(crate) fn is_held_by_another(path: &Path) -> bool {
+    let user = rustix::process::geteuid();
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let (Ok(file), Ok(folder)) = (rustix::fs::lstat(path), rustix::fs::stat(folder)) else {
+        return false;
+    };
+    Mode::from_raw_mode(folder.st_mode).contains(Mode::SVTX)
+        && !user.is_root()
+        && ![file.st_uid, folder.st_uid].contains(&user.as_raw())
+}
+
 /// The file that this process executes, whatever its path leads to by now (proc_pid_exe(5)).
 pub(crate) fn open_executable_of_this_process() -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
