@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{Answer, Request};
 use crate::sys::channel::receive_with_descriptor;
+use crate::sys::peer::credentials;
 use crate::sys::poll::wait_readable;
 
 /// The longest answer that is read, in bytes.
@@ -151,6 +152,14 @@ impl Client {
     /// Takes the descriptor that has come with [`Answer::Channel`], once that has.
     pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
         self.descriptor.take()
+    }
+
+    /// The user that had made the socket at the path.
+    pub(super) fn maker(&self) -> Result<u32, ClientError> {
+        match credentials(self.stream.as_fd()) {
+            Ok(maker) => Ok(maker.uid),
+            Err(source) => Err(self.io(source)),
+        }
     }
 
     fn next_line(&mut self) -> Option<Vec<u8>> {

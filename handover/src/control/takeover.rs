@@ -9,6 +9,7 @@ use handover_proto::Preamble;
 
 use super::{Answer, Client, ClientError, ErrorCode, Request};
 use crate::sys::channel::{Channel, Received};
+use crate::sys::peer::effective_user;
 
 /// How long the service may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +38,11 @@ pub enum TakeOverFailure {
     Client(ClientError),
     /// What answers is no service of this library.
     NoAnswer,
+    /// Somebody else listens there, whose listeners and states are not to be trusted.
+    OtherUser {
+        /// The user that had made the socket.
+        uid: u32,
+    },
 }
 
 impl fmt::Display for TakeOverError {
@@ -52,6 +58,11 @@ impl fmt::Display for TakeOverError {
             TakeOverFailure::NoAnswer => {
                 write!(f, "what listens at {path} does not answer as a handover service does")
             }
+            TakeOverFailure::OtherUser { uid } => write!(
+                f,
+                "what listens at {path} is of the user {uid}, and neither of this process's nor of \
+                 root: it is not taken over"
+            ),
         }
     }
 }
@@ -60,7 +71,9 @@ impl std::error::Error for TakeOverError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.failure {
             TakeOverFailure::Client(error) => error.source(),
-            TakeOverFailure::Refused { .. } | TakeOverFailure::NoAnswer => None,
+            TakeOverFailure::Refused { .. }
+            | TakeOverFailure::NoAnswer
+            | TakeOverFailure::OtherUser { .. } => None,
         }
     }
 }
@@ -88,6 +101,12 @@ pub(crate) fn take_over(path: &Path) -> Result<Option<Takeover>, TakeOverError> 
 }
 
 fn converse(mut client: Client) -> Result<Takeover, TakeOverFailure> {
+    // This process is going to serve with what it gets, and a rollback executes it. Anybody may have made a
+    // socket at a path, where a service was that has ended.
+    let uid = client.maker().map_err(TakeOverFailure::Client)?;
+    if uid != 0 && uid != effective_user() {
+        return Err(TakeOverFailure::OtherUser { uid });
+    }
     client.send(&Request::TakeOver {}).map_err(TakeOverFailure::Client)?;
     let answer =
         client.next_answer_within(Some(ANSWER_TIMEOUT)).map_err(TakeOverFailure::Client)?;

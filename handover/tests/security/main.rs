@@ -8,3 +8,4 @@ mod common;
 
 mod floods;
 mod paths;
+mod strangers;
