@@ -124,12 +124,24 @@ impl Movable for UnixStream {
 }
 
 /// What goes along with a connection.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Baggage {
     /// What was read from it and not used: the successor is to take it for the next that it reads.
     pub unread: Vec<u8>,
     /// What the application wants to know of it; the version is that of [`Handle::departures`](crate::Handle::departures).
     pub state: Vec<u8>,
+}
+
+/// What clients have sent is not for logs.
+impl fmt::Debug for Baggage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { unread, state } = self;
+        let (unread, state) = (unread.len(), state.len());
+        f.debug_struct("Baggage")
+            .field("unread_bytes", &unread)
+            .field("state_bytes", &state)
+            .finish()
+    }
 }
 
 /// The way out for connections of one name. Cheap to clone.
