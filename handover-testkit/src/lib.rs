@@ -28,6 +28,7 @@
 #![cfg(target_os = "linux")]
 
 mod built;
+mod confine;
 mod deadline;
 pub mod executables;
 mod folder;

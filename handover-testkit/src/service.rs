@@ -11,6 +11,7 @@ use std::{error, fmt, io};
 pub use rustix::process::Resource;
 use rustix::process::{Gid, Rlimit, Uid};
 
+use crate::confine::Filter;
 use crate::guard::{leave, watch};
 use crate::lines::{Line, Log, NoSuchLine, Stream, show};
 use crate::process::{Pid, Signal, exit_status, signal};
@@ -111,6 +112,15 @@ impl Launch {
     /// [`Folder::open_to_all`](crate::Folder::open_to_all).
     pub fn user(mut self, user: u32, group: u32) -> Self {
         self.inside.user = Some((Uid::from_raw(user), Gid::from_raw(group)));
+        self
+    }
+
+    /// Takes all capabilities from the service, and all system calls but those of these numbers: it is killed by
+    /// SIGSYS, as is every process that it starts, if it makes another one.
+    ///
+    /// See [seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html). execve(2) has to be among them.
+    pub fn allow_only(mut self, calls: impl IntoIterator<Item = i64>) -> Self {
+        self.inside.filter = Some(Filter::allowing(calls));
         self
     }
 

@@ -12,6 +12,7 @@ use rustix::io::{FdFlags, dup2, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{Gid, Resource, Rlimit, Uid, getpid, set_child_subreaper, setrlimit, setsid};
 use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
+use crate::confine::{Filter, renounce_capabilities};
 use crate::process;
 
 /// `SD_LISTEN_FDS_START`: the first fd that systemd passes.
@@ -31,6 +32,8 @@ pub(crate) struct Inside {
     pub(crate) limits: Vec<(Resource, Rlimit)>,
     /// The user and group to run as, with no other groups.
     pub(crate) user: Option<(Uid, Gid)>,
+    /// What it may ask of the kernel, without any capability.
+    pub(crate) filter: Option<Filter>,
 }
 
 /// Starts `command` as the leader of a new session.
@@ -110,11 +113,17 @@ impl Inside {
         for (resource, limit) in &self.limits {
             setrlimit(*resource, *limit)?;
         }
+        if self.filter.is_some() {
+            renounce_capabilities();
+        }
         if let Some((user, group)) = self.user {
             // These are the calls of one thread, and after fork there is only one.
             set_thread_groups(&[])?;
             set_thread_gid(group)?;
             set_thread_uid(user)?;
+        }
+        if let Some(filter) = &self.filter {
+            filter.install()?;
         }
         Ok(())
     }
