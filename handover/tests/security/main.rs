@@ -6,6 +6,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod children;
 mod floods;
+mod logs;
 mod paths;
 mod strangers;
+mod whole;

@@ -1,11 +1,11 @@
 //! A program under test: everything that HTTP can be in the middle of.
 //!
 //! `subject_http FOLDER [--live] [--idle-grace MS] [--header-timeout MS] [--drain-timeout MS]
-//! [--max-connections N] [--probation MS] [--first-live] [--shake]`. It listens with TCP, and in the folder on
+//! [--max-connections N] [--probation MS] [--first-live] [--shake] [--log-all]`. It listens with TCP, and in the folder on
 //! `http`, and its control socket is there. Its exit status is 3 if anything was cut.
 //!
 //! With `--first-live` the first generation is live and others are not, with `--shake` a client of the TCP listener
-//! has to send a `!` first.
+//! has to send a `!` first; with `--log-all` everything is logged.
 //!
 //! | ask | get |
 //! |---|---|
@@ -44,6 +44,7 @@ use hyper::body::Frame;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tracing_subscriber::filter::LevelFilter;
 
 /// The byte at a position of what is sent and received.
 fn byte_at(position: u64) -> u8 {
@@ -72,10 +73,12 @@ impl Options {
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    tracing_subscriber::fmt().with_ansi(false).with_writer(io::stderr).init();
     let mut arguments = std::env::args().skip(1);
     let folder = PathBuf::from(arguments.next().expect("FOLDER"));
     let options = Options { folder, given: arguments.collect() };
+    let level = if options.has("--log-all") { LevelFilter::TRACE } else { LevelFilter::INFO };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
+    log.with_writer(io::stderr).init();
     let mut builder = Handover::builder().control(options.folder.join("control"));
     builder = builder.max_generations(100);
     if let Some(timeout) = options.time("--drain-timeout") {
