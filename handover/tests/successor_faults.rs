@@ -417,3 +417,30 @@ fn early_state_that_hangs_is_given_up_at_the_ready_timeout() {
     gate.open();
     stage.assert_unharmed(server);
 }
+
+#[test]
+fn helper_of_a_successor_that_has_ended_holds_nobody_up() {
+    let stage = Stage::new(&[]);
+    let server = stage.server();
+    // It has the successor's end of the channel, which nobody has taken over yet, and its stderr.
+    stage.script("start helper\nstart exit 3 no luck");
+    let asked = stage.ask();
+    let helper = asked.line("helper ")["helper ".len()..].parse().unwrap();
+    assert_verdict(&asked.verdict(), &["phase hello", "the successor ended", "stderr no luck"]);
+    assert!(process::is_alive(helper));
+    stage.assert_unharmed(server);
+}
+
+#[test]
+fn successor_that_dies_while_its_predecessor_drains_is_reaped() {
+    let stage = Stage::new(&[]);
+    let (first, held) = (stage.server(), stage.hold());
+    let second = stage.upgrade();
+    stage.load.wait_answered_by(|pid| pid == second, soon()).unwrap();
+    process::signal(second, Signal::KILL);
+    let reaped = recheck(soon(), || process::children(first).is_empty().then_some(()));
+    assert!(reaped.is_some(), "left: {:?}", process::zombies(first));
+    assert!(process::is_alive(first), "it drains");
+    held.release();
+    assert!(process::exited(first, soon()));
+}

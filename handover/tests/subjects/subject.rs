@@ -423,6 +423,7 @@ fn act(point: &str, action: &str, argument: &str) {
     match action {
         "abort" => std::process::abort(),
         "child" => start_child(point),
+        "helper" => start_helper(),
         "exit" => {
             let (code, text) = argument.split_once(' ').unwrap_or((argument, ""));
             eprintln!("{text}");
@@ -458,6 +459,12 @@ fn start_child(point: &str) {
     let command = std::process::Command::new("sh").args(["-c", LIST]).output();
     let output = String::from_utf8_lossy(&command.expect("there is a shell").stdout).into_owned();
     println!("child {} {point} has variables and descriptors {}", id(), output.trim_end());
+}
+
+/// Starts a process that stays, with all that it can have of this one.
+fn start_helper() {
+    let helper = std::process::Command::new("sleep").arg("1000").spawn();
+    println!("helper {}", helper.expect("there is sleep").id());
 }
 
 fn stop_itself() {

@@ -20,7 +20,7 @@
 //!
 //! Streams are answered as HTTP with `PID COUNT`, and `GET /hold` is then held open until the client
 //! closes. `GET /listen` binds one more socket, which `GET /unlisten` drops, and `GET /listen-long` one of a
-//! name that is too long. Datagrams are answered with the pid. What happens is printed, one line each.
+//! name that is too long. `GET /child` starts a program that tells systemd what is not its to tell. Datagrams are answered with the pid. What happens is printed, one line each.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
@@ -64,12 +64,33 @@ fn main() -> ExitCode {
     if env::var_os("SUBJECT_LOG").is_some() {
         tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
     }
+    if env::args().nth(1).as_deref() == Some(CHILD) {
+        speak_out_of_turn();
+    }
     match serve(env::args().skip(1).collect()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("subject: {error:?}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What is told to somebody who is to be taken for the service.
+const CHILD: &str = "--child";
+
+/// Says what only the main process may say, to whom its environment names, and stays: systemd looks who has
+/// spoken.
+fn speak_out_of_turn() -> ! {
+    let words = format!("READY=1\nSTATUS=mine\nMAINPID={}\nFDSTOREREMOVE=1\nFDNAME=x", id());
+    let socket = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+    let notify = env::var_os("NOTIFY_SOCKET").expect("it is inherited");
+    for words in [&*words, "STOPPING=1"] {
+        socket.send_to(words.as_bytes(), &notify).expect("systemd listens");
+    }
+    println!("spoken");
+    loop {
+        thread::park();
     }
 }
 
@@ -270,6 +291,13 @@ fn answer(stream: impl Read + Write) -> std::io::Result<()> {
     if first.starts_with("GET /save ") {
         let saved = handle.map(|handle| handle.save_state("count"));
         body += &format!(" {saved:?}");
+    }
+    if first.starts_with("GET /child ") {
+        let mut child = std::process::Command::new(env::current_exe()?);
+        let child = child.arg(CHILD).stdout(std::process::Stdio::piped()).spawn()?;
+        let mut said = String::new();
+        BufReader::new(child.stdout.unwrap()).read_line(&mut said)?;
+        body += &format!(" {}", said.trim_end());
     }
     let listen = |name: &str| handle.map(|handle| handle.listen(name, "127.0.0.1:0"));
     if first.starts_with("GET /listen ") {

@@ -10,6 +10,7 @@ use crate::{on_every_systemd, on_systemd_257};
 
 on_every_systemd! {
     the_main_process_killed_during_an_upgrade,
+    a_child_of_the_service_is_not_heard,
     systemd_itself_stopped_during_an_upgrade,
 }
 
@@ -73,6 +74,29 @@ fn the_main_process_killed_during_an_upgrade(systemd: Systemd) {
     assert_ne!(next, successor, "systemd ends what is left, and starts anew");
     assert!(!reload.finish(soon()).unwrap().status.success());
     assert_well(&unit, load);
+}
+
+fn a_child_of_the_service_is_not_heard(systemd: Systemd) {
+    let unit = Unit::new(systemd, "tcp:http=ADDRESS store: state:count", LINES);
+    let first = unit.start();
+    unit.save();
+    let held = unit.show("NFileDescriptorStore");
+    let load = unit.load();
+    assert!(unit.get("/child").ends_with(" spoken"));
+    // systemd reads one after the other: when it has this, it has read that.
+    unit.save();
+
+    assert_eq!(unit.main_pid(), first);
+    assert_eq!(unit.show("StatusText"), "generation 1 serves");
+    assert_eq!(
+        (unit.show("SubState"), unit.show("NFileDescriptorStore")),
+        ("running".into(), held)
+    );
+    assert!(unit.reload());
+    assert_ne!(unit.main_pid(), first);
+    load.stop().assert_nothing_lost();
+    assert!(unit.systemd.systemctl(&["stop", UNIT]).success());
+    assert_eq!(unit.show("Result"), "success");
 }
 
 fn the_main_process_killed_on_probation(systemd: Systemd) {
