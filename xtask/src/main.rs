@@ -1,6 +1,7 @@
 //! Development tasks of the workspace, run as `cargo xtask`.
 
 mod cargo;
+mod citations;
 mod layers;
 mod links;
 mod metadata;

@@ -11,7 +11,7 @@ use clap::ValueEnum;
 
 use crate::{
     cargo::{self, cargo, run},
-    layers, links,
+    citations, layers, links,
     metadata::Metadata,
     msrv, package, soak, system,
 };
@@ -31,7 +31,7 @@ pub(crate) enum Step {
     Layers,
     /// No dependency asks for a newer Rust than we do.
     Msrv,
-    /// The documents link to files and headings that exist.
+    /// The documents link to files and headings that exist, and name tests that do.
     Links,
     /// Dependencies: allowed licences, known sources, no wildcards.
     Dependencies,
@@ -74,7 +74,7 @@ impl Step {
             Self::Formatting => formatting(),
             Self::Layers => check_layers(root, metadata),
             Self::Msrv => passed(msrv::check(root, metadata)),
-            Self::Links => passed(links::check(root)),
+            Self::Links => passed(links::check(root).and_then(|()| citations::check(root))),
             Self::Dependencies => dependencies(),
             Self::Advisories => advisories(),
             Self::Clippy => clippy(metadata),

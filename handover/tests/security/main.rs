@@ -7,6 +7,8 @@
 mod common;
 
 mod children;
+#[cfg(target_arch = "x86_64")]
+mod confined;
 mod floods;
 mod logs;
 mod paths;
