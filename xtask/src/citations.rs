@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// The documents that name tests for what they claim.
-const DOCUMENTS: [&str; 1] = ["docs/security.md"];
+const DOCUMENTS: [&str; 2] = ["docs/security.md", "docs/reliability.md"];
 
 /// Where no sources of ours are.
 const FOREIGN: [&str; 2] = ["target", ".git"];
