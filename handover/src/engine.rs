@@ -450,7 +450,8 @@ impl Engine {
 
     fn step_lines(&mut self) {
         self.lines.set_reading(match self.stage {
-            Stage::Serving => !self.stands_by(),
+            // What is asked of one that is about to be replaced would be forgotten with it.
+            Stage::Serving => !self.stands_by() && self.stepping_back.is_none(),
             Stage::Draining => self.ending == Some(Ending::Stopped),
             Stage::Adopting | Stage::Claiming | Stage::Committing | Stage::Done | Stage::Failed => {
                 false
