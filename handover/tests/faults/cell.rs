@@ -60,7 +60,7 @@ const OVERDUE_MS: u64 = 1250;
 
 /// How many requests a process may have accepted and not answered at any moment. A request takes
 /// well below a millisecond, one comes every five; many services share the machine.
-const IN_FLIGHT_MAX: usize = 40;
+pub(crate) const IN_FLIGHT_MAX: usize = 40;
 
 /// Who serves after a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,7 +195,7 @@ fn upgrade_cleanly(
     Ok(next)
 }
 
-fn assert_losses(outcome: &Outcome, accepted: usize) {
+pub(crate) fn assert_losses(outcome: &Outcome, accepted: usize) {
     assert!(outcome.lost.len() <= accepted, "only {accepted} were accepted: {outcome}");
     let may_be = |what: &Loss| match what {
         Loss::Reset | Loss::Cut => true,
@@ -208,7 +208,7 @@ fn assert_losses(outcome: &Outcome, accepted: usize) {
 
 /// Waits until one process alone answers what comes from now on; `None` if there is none left, or
 /// if nobody is expected and everybody is refused.
-fn server(stage: &Stage, expected: Serves) -> Option<Pid> {
+pub(crate) fn server(stage: &Stage, expected: Serves) -> Option<Pid> {
     const ANSWERS: usize = 10;
     let (deadline, mut look) = (soon(), Duration::from_millis(500));
     loop {
@@ -261,7 +261,7 @@ fn argument(name: &'static str, path: &Path) -> [String; 2] {
 const RENDEZVOUS: &str = "proxy";
 
 /// An address that no other test has: port 0 would be another one for who has to bind it again.
-fn own_address() -> SocketAddr {
+pub(crate) fn own_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let [_, a, b, c] = std::process::id().to_be_bytes();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

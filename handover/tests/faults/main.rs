@@ -13,6 +13,7 @@ mod common;
 mod expected;
 mod matrix;
 mod proxy;
+mod starvation;
 
 use cell::Course;
 use proxy::Fault::{self, *};

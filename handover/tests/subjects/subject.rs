@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `--listen ADDRESS` | where to listen |
 //! | `--tokio` | serve in a Tokio runtime instead of threads |
+//! | `--inline` | without `--tokio`: answer one after the other, without a thread for each |
 //! | `--script FILE` | how to go wrong, read at the start; see [`Script`] |
 //! | `--early-gate FIFO`, `--late-gate FIFO` | provide a state of that kind, and if the FIFO is there, wait for somebody to write to it; a plain file there says why the state cannot be written |
 //! | `--pid-file FILE`, `--ready-timeout MS`, `--commit-timeout MS`, `--drain-timeout MS`, `--sibling` | as the builder has it |
@@ -78,9 +79,15 @@ fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
     announce(running.handle());
     script.reach("serving");
     script.reach_later(running.handle());
+    let inline = options.is_set("--inline");
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
-            thread::spawn(|| answer(connection));
+            if inline {
+                // It is the client's if it goes away.
+                let _ = answer(connection);
+            } else {
+                thread::spawn(|| answer(connection));
+            }
         }
     });
     let draining = running.wait()?;
