@@ -372,6 +372,10 @@ impl Engine {
                 self.last_generation = self.generation;
                 self.supervision.numbered(self.generation);
                 self.stage = Stage::Claiming;
+                // Without this memory the predecessor is better kept: once it has let go, nobody
+                // can take over from a process that ends for want of it.
+                self.lines.reserve();
+                self.exchange.reserve();
             }
             link::Effect::Committed(by) => {
                 if let CommittedBy::Predecessor { upgrade_pending, probation } = by {

@@ -69,6 +69,11 @@ impl Lines {
         self.elders.is_empty()
     }
 
+    /// Has the memory ready that the first line needs.
+    pub(crate) fn reserve(&mut self) {
+        self.buffer.resize(MAX_FRAME_BYTES + 1, 0);
+    }
+
     /// Adds the line to a generation.
     pub(crate) fn add(&mut self, generation: u64, channel: Channel, poller: &Poller) {
         let interest = if self.is_reading { Interest::Read } else { Interest::HangUp };
@@ -165,7 +170,7 @@ impl Lines {
         if self.elders.is_empty() {
             return;
         }
-        self.buffer.resize(MAX_FRAME_BYTES + 1, 0);
+        self.reserve();
         let (buffer, is_reading) = (&mut self.buffer, self.is_reading);
         self.elders.retain_mut(|elder| {
             elder.flush(poller);

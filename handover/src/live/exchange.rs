@@ -119,6 +119,11 @@ impl Exchange {
         None
     }
 
+    /// Has the memory ready that the first frame needs.
+    pub(crate) fn reserve(&mut self) {
+        self.buffer.resize(MAX_BYTES, 0);
+    }
+
     /// The successor serves for good: connections may go there.
     pub(crate) fn open(&mut self, generation: u64, poller: &Poller) {
         let Some(channel) = self.offer.take() else {

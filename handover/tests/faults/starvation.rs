@@ -31,6 +31,22 @@ fn successor_with_few_descriptors_serves_or_leaves_all_as_it_was() {
 }
 
 #[test]
+fn successor_with_little_memory_serves_or_leaves_all_as_it_was() {
+    let cell = |limit: u64| {
+        let stage = stage(|launch, _| launch);
+        let limited = limited(&stage.folder, &format!("ulimit -S -v {limit}"));
+        upgrade(stage, &limited, |_| {}, |server| raise(server, Resource::As))
+    };
+    // Where the edge is depends on how everything was built.
+    const STEP: u64 = 4096;
+    let coarse = sweep("RLIMIT_AS of the successor, in KiB", (1..=16).map(|n| n * STEP), cell);
+    let least = coarse.iter().find(|(_, serves)| **serves == Serves::Successor);
+    let least = *least.expect("the largest amount is enough").0;
+    let around = (least - STEP..=least + STEP).step_by(256);
+    sweep("RLIMIT_AS of the successor, in KiB, around the least", around, cell);
+}
+
+#[test]
 fn service_without_free_pids_is_upgraded_or_left_as_it_was() {
     if !is_root() {
         skip!(
