@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use handover_testkit::{Fault as Loss, Folder, Launch, Outcome, Pid, example, process, soon};
+use handover_testkit::{
+    Fault as Loss, Folder, Launch, Outcome, Pid, Signal, example, process, soon,
+};
 
 use crate::common::Stage;
 use crate::expected::Expected;
@@ -180,7 +182,11 @@ fn upgrade_cleanly(
     stage.script("");
     stage.folder.link("current", example("subject"));
     let server = server.unwrap_or_else(|| {
-        // As a supervisor does.
+        // As a supervisor does, which first ends whoever is left.
+        for pid in stage.service.alive() {
+            let _ = process::try_signal(pid, Signal::KILL);
+            assert!(process::exited(pid, soon()));
+        }
         stage.service = launch(&stage.folder, course, address, slower).start();
         stage.wait("serving ");
         stage.service.pid()
