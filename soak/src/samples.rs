@@ -35,10 +35,14 @@ impl Default for Samples {
 }
 
 impl Samples {
-    /// Looks at the service, between two upgrades.
+    /// Looks at the service, between two upgrades; once a second is enough.
     pub(crate) fn take(&mut self, service: &Service, serves: Pid) {
+        let seconds = self.since.elapsed().as_secs_f64();
+        if self.all.last().is_some_and(|last| seconds < last.seconds + 1.0) {
+            return;
+        }
         self.all.push(Sample {
-            seconds: self.since.elapsed().as_secs_f64(),
+            seconds,
             megabytes: rss_bytes(serves) as f64 / 1e6,
             files: fds(serves).len() as f64,
             processes: service.alive().len() as f64,
