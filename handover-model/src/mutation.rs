@@ -66,6 +66,9 @@ pub(crate) enum Mutation {
     LineForgetsUpgrade,
     /// Who is being replaced by its predecessor reads what comes through the lines.
     ReadsLinesInARollback,
+    /// A successor begins the next upgrade, and takes its link for a line, before its predecessor has said that it
+    /// knows that it serves.
+    BuildsOnWhatNobodyHasHeard,
 }
 
 impl Mutation {

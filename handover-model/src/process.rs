@@ -125,6 +125,15 @@ pub(crate) struct Link {
     pub(crate) unsent: Option<Transmit>,
 }
 
+impl Link {
+    /// Whether the predecessor knows that this process serves, or is gone.
+    fn is_known(&self, setup: &Setup) -> bool {
+        !self.connected
+            || self.machine.is_known()
+            || setup.mutation == Some(Mutation::BuildsOnWhatNobodyHasHeard)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum SteppingBack {
     /// Accepting has to end, the application is told.
@@ -242,6 +251,7 @@ impl Process {
             && self.attempt.is_none()
             && self.resuming.is_none()
             && self.confirmed
+            && self.link.as_ref().is_none_or(|link| link.is_known(setup))
             && self.stepping_back.is_none()
     }
 

@@ -160,7 +160,7 @@ pub enum ToSuccessor {
     },
     /// On probation: say `Pong`.
     Ping {},
-    /// Probation is over: the successor serves for good. Without probation it is not sent.
+    /// The successor serves for good: probation is over. Without probation it says that `Serving` was heard.
     Confirmed {},
     /// The service manager takes the successor for the main process of the service: what it is to
     /// know is the successor's to say from here on. Not sent where nothing was announced.

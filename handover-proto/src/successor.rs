@@ -46,6 +46,9 @@ pub struct Successor {
     probation: Option<Duration>,
     /// Whether it cannot any more.
     confirmed: bool,
+    /// Whether the predecessor has heard that this process serves, or is gone. Before, it may call this
+    /// process off for want of the word.
+    known: bool,
     /// Whether the application has said how probation goes; its first word counts.
     judged: bool,
     /// Whether the service is to stop, so that this process does not serve again.
@@ -117,6 +120,7 @@ impl Successor {
             connected: true,
             probation: None,
             confirmed: false,
+            known: false,
             judged: false,
             stopping: false,
             returning: Returning::default(),
@@ -165,7 +169,10 @@ impl Successor {
             }
             // It says `Resumed` when it takes back over, so it has not done that.
             Phase::Commit | Phase::RollingBack | Phase::Stopped => self.serve_alone(),
-            Phase::Serving => self.confirmed(),
+            Phase::Serving => {
+                self.known = true;
+                self.confirmed();
+            }
             Phase::Initialise | Phase::Replaced => {}
         }
         self.events.push_back(Event::PredecessorGone);
@@ -338,7 +345,10 @@ impl Successor {
                 ToSuccessor::Ping {},
                 Phase::Serving | Phase::RollingBack | Phase::Stopped | Phase::Replaced,
             ) => self.send_latest(&ToPredecessor::Pong {}),
-            (ToSuccessor::Confirmed {}, Phase::Serving) if !self.confirmed => self.confirmed(),
+            (ToSuccessor::Confirmed {}, Phase::Serving) if !self.known => {
+                self.known = true;
+                self.confirmed();
+            }
             (ToSuccessor::Announced {}, Phase::Serving) if self.confirmed => {
                 self.events.push_back(Event::Announced);
             }
@@ -348,9 +358,7 @@ impl Successor {
                 self.step_back(reason);
             }
             // Without probation the predecessor may not know yet that this process serves.
-            (ToSuccessor::Abort { reason, versions: _ }, Phase::Serving)
-                if !self.confirmed || self.probation.is_none() =>
-            {
+            (ToSuccessor::Abort { reason, versions: _ }, Phase::Serving) if !self.known => {
                 self.step_back(reason);
             }
             (ToSuccessor::Ack { frame }, Phase::Stopped) => self.acked(frame)?,
@@ -434,6 +442,7 @@ impl Successor {
         if !self.stopping {
             self.events.push_back(Event::Committed(CommittedBy::Orphaned));
         }
+        self.known = true;
         self.confirmed();
     }
 

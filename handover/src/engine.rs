@@ -432,13 +432,13 @@ impl Engine {
 
     /// Makes a line of the tie to a predecessor that drains.
     ///
-    /// When there is a use for it and not at once: a predecessor that does not know yet that this
-    /// process serves could call the handover off after all, and a line would not know that.
+    /// Not before that has said that it knows that this process serves: it could call the handover off
+    /// after all, and a line would not know that.
     fn settle_link(&mut self) {
         if !self.confirmed || self.stepping_back.is_some() {
             return;
         }
-        if let Some(link) = self.link.take_if(|link| link.is_flushed()) {
+        if let Some(link) = self.link.take_if(|link| link.is_flushed() && link.is_known()) {
             let generation = link.predecessor();
             if let Some(channel) = link.into_line(&self.poller) {
                 self.lines.add(generation, channel, &self.poller);

@@ -148,6 +148,11 @@ impl Link {
         self.unsent.is_none()
     }
 
+    /// Whether the predecessor knows that this process serves, or is gone.
+    pub(crate) fn is_known(&self) -> bool {
+        !self.is_connected() || self.machine.is_known()
+    }
+
     /// Whether the predecessor can take back over.
     pub(crate) fn is_on_probation(&self) -> bool {
         self.is_connected() && self.machine.is_on_probation()

@@ -198,7 +198,9 @@ impl Step<'_> {
         if !self.process.confirmed || self.process.stepping_back.is_some() {
             return;
         }
-        let settled = self.process.link.take_if(|link| link.unsent.is_none());
+        let setup = self.setup;
+        let is_settled = |link: &mut Link| link.unsent.is_none() && link.is_known(setup);
+        let settled = self.process.link.take_if(is_settled);
         if settled.is_some_and(|link| link.connected) {
             self.process.lines.push((self.process.number, Line::new()));
             self.process.lines.sort_by_key(|(channel, _)| *channel);

@@ -60,12 +60,10 @@ impl Predecessor {
         }
     }
 
-    /// Ends probation, if there was one: the successor serves for good.
+    /// Ends probation, if there was one: the successor serves for good, and is told so.
     pub(super) fn succeed(&mut self, now: Time) {
         self.enter(Phase::Served);
-        if self.config.probation.is_some() {
-            self.send(&ToSuccessor::Confirmed {}, vec![], now);
-        }
+        self.send(&ToSuccessor::Confirmed {}, vec![], now);
         self.events.push_back(Event::Finished(Outcome::Succeeded));
     }
 

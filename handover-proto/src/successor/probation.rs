@@ -14,6 +14,13 @@ impl Successor {
         self.phase == Phase::Serving && !self.confirmed
     }
 
+    /// Whether the predecessor knows that this process serves, or is gone. Until then it can still call
+    /// this process off, also without probation: whoever begins another handover before could be
+    /// outlived by it.
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
     /// On probation: says that all is well. The first word counts, this,
     /// [`unhealthy`](Self::unhealthy), [`request_rollback`](Self::request_rollback) or
     /// [`stop`](Self::stop).

@@ -26,7 +26,7 @@ fn probation_that_ends_well_is_told() {
 }
 
 #[test]
-fn without_probation_nothing_needs_to_be_told() {
+fn without_probation_the_successor_is_told_that_it_was_heard() {
     let mut machine = Predecessor::new(predecessor_config(None), Inventory::default(), Time::ZERO);
     tell(&mut machine, &hello());
     tell(&mut machine, &ToPredecessor::Ready {});
@@ -37,7 +37,7 @@ fn without_probation_nothing_needs_to_be_told() {
     tell(&mut machine, &ToPredecessor::Serving {});
 
     assert_eq!(machine.phase(), Phase::Served);
-    assert_eq!(sent(&mut machine), []);
+    assert_eq!(sent(&mut machine), [ToSuccessor::Confirmed {}]);
 }
 
 #[test]
@@ -49,6 +49,23 @@ fn without_probation_the_commit_confirms() {
     let by = CommittedBy::Predecessor { upgrade_pending: true, probation: None };
     assert_eq!(noted(&mut machine), [SuccessorEvent::Committed(by), SuccessorEvent::Confirmed]);
     assert!(!machine.is_on_probation());
+    // But it can be called off until it was heard.
+    assert!(!machine.is_known());
+
+    inform(&mut machine, &ToSuccessor::Confirmed {});
+
+    assert_eq!(noted(&mut machine), []);
+    assert!(machine.is_known());
+}
+
+#[test]
+fn a_predecessor_that_is_gone_does_not_need_to_have_heard() {
+    let mut machine = ready_without_probation();
+    inform(&mut machine, &ToSuccessor::Commit { upgrade_pending: false });
+
+    machine.handle_closed();
+
+    assert!(machine.is_known());
 }
 
 #[test]

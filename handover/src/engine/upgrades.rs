@@ -115,6 +115,8 @@ impl Engine {
             || self.attempt.is_some()
             || self.resuming.is_some()
             || !self.confirmed
+            // It could still be called off, and outlived by whom it starts.
+            || self.link.as_ref().is_some_and(|link| !link.is_known())
             || self.stepping_back.is_some()
             // Nobody would hear who comes next.
             || self.supervision.is_awaiting()

@@ -112,7 +112,7 @@ impl Moment<'_> {
     /// "Who serves while one hangs", the successor.
     fn successor_hangs(&self) -> Serves {
         match self.course {
-            Course::Plain if self.is("serving") => Serves::Successor,
+            Course::Plain if self.is("serving") || self.is("confirmed") => Serves::Successor,
             // Nobody asks it any more.
             Course::Probation if self.is_last_pong() || self.is("confirmed") => Serves::Successor,
             Course::Plain | Course::Probation | Course::RolledBack => Serves::Predecessor,
@@ -130,7 +130,7 @@ impl Moment<'_> {
                 Serves::Nobody
             }
             // The predecessor exits, which says the same.
-            Course::Probation if self.is("confirmed") => Serves::Successor,
+            Course::Plain | Course::Probation if self.is("confirmed") => Serves::Successor,
             // Probation passes. Without the answers to `ping` it does not.
             Course::RolledBack if self.is("unhealthy") && self.fault == Fault::Dropped => {
                 Serves::Successor
