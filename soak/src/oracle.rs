@@ -26,7 +26,7 @@ pub(crate) struct Account {
     pub(crate) requests: u64,
     pub(crate) connections: u64,
     pub(crate) deaths: u32,
-    /// Requests that a process had accepted which died.
+    /// Requests that a process had accepted which died; where connections change hands: or that was to have them.
     pub(crate) died_with: u64,
     /// Requests on connections that were open when a process died, and of which nobody had noted that he had
     /// accepted them: there is a moment between the two.
@@ -77,7 +77,11 @@ impl fmt::Display for Account {
         }
         writeln!(f, "requests      {:>12}   on {} connections", self.requests, self.connections)?;
         writeln!(f, "deaths        {:>12}   of processes, in the midst of work", self.deaths)?;
-        writeln!(f, "died with them{:>12}   requests that they had accepted", self.died_with)?;
+        writeln!(
+            f,
+            "died with them{:>12}   requests that they had, or were to have",
+            self.died_with
+        )?;
         writeln!(f, "  or maybe    {:>12}   that they had no time to note", self.unnoted)?;
         writeln!(f, "lost          {:>12}", self.problems.len())?;
         for problem in &self.problems {
