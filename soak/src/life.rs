@@ -80,14 +80,14 @@ pub(crate) fn live(
         outcome.map_err(|problem| format!("{upgrade:?}: {problem}\n{}", subject.tail()))?;
         *account.upgrades.entry(upgrade.name).or_default() += 1;
         samples.take(&subject.service, subject.serves);
-        account.judge(load.tally().take_failures(), &subject.deaths, life.live);
+        account.judge(load.tally().take_failures(), &subject.deaths);
         if !account.problems.is_empty() {
             return Err(format!("after {upgrade:?}\n{}", subject.tail()).into());
         }
         thread::sleep(Duration::from_millis(rng.u64(..BREATH_MS)));
     }
     let tally = load.stop();
-    account.judge(tally.take_failures(), &subject.deaths, life.live);
+    account.judge(tally.take_failures(), &subject.deaths);
     account.requests += tally.requests.load(std::sync::atomic::Ordering::Relaxed);
     account.connections += tally.connections.load(std::sync::atomic::Ordering::Relaxed);
     account.deaths += u32::try_from(subject.deaths.len())?;

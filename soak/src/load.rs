@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Owner};
 use crate::pattern;
 
 /// How long any request may take. More than the service waits for anything.
@@ -42,8 +42,8 @@ pub(crate) struct Failure {
     pub(crate) opened: Instant,
     /// When it was found out.
     pub(crate) found: Instant,
-    /// The process that had it, as far as is known.
-    pub(crate) owner: Option<u32>,
+    /// Whose it was, as far as is known.
+    pub(crate) owner: Option<Owner>,
     pub(crate) what: String,
     /// Whether it is one that a killed process can be the reason of: an end, and nothing wrong.
     pub(crate) is_end: bool,
@@ -160,7 +160,7 @@ impl Client {
                 open = None;
             }
             if open.is_none() && port != 0 {
-                self.ledger.note(port, 0);
+                self.ledger.note(port, None);
             }
         }
     }

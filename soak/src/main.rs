@@ -10,10 +10,10 @@
 //!
 //! Meanwhile clients ask, on connections that they keep and on new ones. A request that is not answered, or is
 //! answered wrongly, is lost. It is excused if its connection was open when a process was killed, or aborted, and
-//! that process had accepted it: the service notes that of each connection where a kill does not reach. There is a
-//! moment between the two; connections that nobody had noted when a process died are counted apart. Where
-//! connections change hands one may be on its way at that moment: there it is enough that it was open. Nothing else
-//! is excused, and at the end of each life the service has to stop without having cut anything.
+//! was that process's: the service notes whose each is where a kill does not reach, when it accepts one, when it is
+//! about to give it away, and when one has arrived. Connections that nobody had noted yet when a process died, and
+//! those on their way then, are counted apart. Nothing else is excused, and at the end of each life the
+//! service has to stop without having cut anything.
 //!
 //! The seed is printed. The same one makes the same lives and the same upgrades, but not the same moments.
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use handover_testkit::process::Pid;
 
+use crate::ledger::Owner;
 use crate::load::Failure;
 
 /// A process ended that was not to, in the midst of its work.
@@ -26,8 +27,10 @@ pub(crate) struct Account {
     pub(crate) requests: u64,
     pub(crate) connections: u64,
     pub(crate) deaths: u32,
-    /// Requests that a process had accepted which died; where connections change hands: or that was to have them.
+    /// Requests on connections of a process that died.
     pub(crate) died_with: u64,
+    /// Requests on connections that were on their way from one process to another when one died.
+    pub(crate) on_their_way: u64,
     /// Requests on connections that were open when a process died, and of which nobody had noted that he had
     /// accepted them: there is a moment between the two.
     pub(crate) unnoted: u64,
@@ -35,19 +38,21 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Looks for a reason for each failure. `is_moving` says that connections change hands: one of which the owner has given
-    /// it to a process that died is gone with that one.
-    pub(crate) fn judge(&mut self, failures: Vec<Failure>, deaths: &[Death], is_moving: bool) {
+    /// Looks for a reason for each failure.
+    pub(crate) fn judge(&mut self, failures: Vec<Failure>, deaths: &[Death]) {
         for failure in failures {
             let died = |death: &&Death| failure.opened <= death.to && failure.found >= death.from;
-            let mut possible = deaths.iter().filter(died).peekable();
-            let is_excused = failure.is_end && possible.peek().is_some();
-            if is_excused && failure.owner.is_none() {
-                self.unnoted += 1;
-            } else if is_excused
-                && possible.any(|death| is_moving || failure.owner == Some(death.pid))
-            {
-                self.died_with += 1;
+            let mut possible = deaths.iter().filter(died);
+            let excuse = match failure.owner {
+                _ if !failure.is_end => None,
+                None => possible.next().map(|_| &mut self.unnoted),
+                Some(Owner::Gives(_)) => possible.next().map(|_| &mut self.on_their_way),
+                Some(Owner::Has(pid)) => {
+                    possible.find(|death| death.pid == pid).map(|_| &mut self.died_with)
+                }
+            };
+            if let Some(excused) = excuse {
+                *excused += 1;
             } else {
                 let now = Instant::now();
                 let ago = |moment: Instant| now.saturating_duration_since(moment);
@@ -79,14 +84,68 @@ impl fmt::Display for Account {
         writeln!(f, "deaths        {:>12}   of processes, in the midst of work", self.deaths)?;
         writeln!(
             f,
-            "died with them{:>12}   requests that they had, or were to have",
+            "died with them{:>12}   requests, on connections that they had",
             self.died_with
         )?;
-        writeln!(f, "  or maybe    {:>12}   that they had no time to note", self.unnoted)?;
+        writeln!(f, "              {:>12}   on connections on their way", self.on_their_way)?;
+        writeln!(f, "              {:>12}   on ones that nobody had noted", self.unnoted)?;
         writeln!(f, "lost          {:>12}", self.problems.len())?;
         for problem in &self.problems {
             writeln!(f, "{problem}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const DEAD: u32 = 7;
+    const OTHER: u32 = 8;
+
+    /// What becomes of a failure on a connection of this owner, which was open from second 2 to second 4.
+    fn judged(owner: Option<Owner>, is_end: bool, died: (u64, u64)) -> &'static str {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let (opened, found, what) = (at(2), at(4), "an end".to_owned());
+        let failure = Failure { opened, found, owner, what, is_end };
+        let death = Death { pid: DEAD, from: at(died.0), to: at(died.1) };
+        let mut account = Account::default();
+        account.judge(vec![failure], &[death]);
+        match (account.died_with, account.on_their_way, account.unnoted, account.problems.len()) {
+            (1, 0, 0, 0) => "died with its process",
+            (0, 1, 0, 0) => "died on its way",
+            (0, 0, 1, 0) => "nobody had noted it",
+            (0, 0, 0, 1) => "lost",
+            other => panic!("counted as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_failure_is_excused_by_the_death_of_the_owner_only() {
+        assert_eq!(judged(Some(Owner::Has(DEAD)), true, (3, 3)), "died with its process");
+        assert_eq!(judged(Some(Owner::Has(OTHER)), true, (3, 3)), "lost");
+        assert_eq!(judged(Some(Owner::Gives(OTHER)), true, (3, 3)), "died on its way");
+        assert_eq!(judged(None, true, (3, 3)), "nobody had noted it");
+    }
+
+    #[test]
+    fn a_death_excuses_nothing_before_or_after_it() {
+        for owner in [Some(Owner::Has(DEAD)), Some(Owner::Gives(DEAD)), None] {
+            assert_eq!(judged(owner, true, (0, 1)), "lost");
+            assert_eq!(judged(owner, true, (5, 6)), "lost");
+            assert_ne!(judged(owner, true, (1, 2)), "lost");
+            assert_ne!(judged(owner, true, (4, 5)), "lost");
+        }
+    }
+
+    #[test]
+    fn a_wrong_answer_is_excused_by_nothing() {
+        for owner in [Some(Owner::Has(DEAD)), Some(Owner::Gives(DEAD)), None] {
+            assert_eq!(judged(owner, false, (3, 3)), "lost");
+        }
     }
 }

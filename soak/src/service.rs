@@ -17,7 +17,7 @@ use handover::tokio::TcpListener;
 use handover::{Connection, Handle, Handover};
 use tokio::net::TcpStream;
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Owner};
 use crate::pattern;
 
 /// What a successor is to do, in its environment: see [`Plan`].
@@ -169,7 +169,7 @@ fn start(
     http::serve(listener, app, handle).live(live).acceptor(Noted(ledger)).into_future()
 }
 
-/// For connections that arrive, which no acceptor is asked about.
+/// For connections that change hands, of which an acceptor is not asked but its type.
 static LEDGER: OnceLock<Ledger> = OnceLock::new();
 
 /// Notes who has a connection, as soon as that can be known.
@@ -177,9 +177,9 @@ static LEDGER: OnceLock<Ledger> = OnceLock::new();
 struct Noted(Ledger);
 
 impl Noted {
-    fn note(&self, connection: &Connection<TcpStream>) {
+    fn note(&self, connection: &Connection<TcpStream>, owner: fn(u32) -> Owner) {
         if let Ok(SocketAddr::V4(client)) = connection.peer_addr() {
-            self.0.note(client.port(), std::process::id());
+            self.0.note(client.port(), Some(owner(std::process::id())));
         }
     }
 }
@@ -191,7 +191,7 @@ impl Acceptor<TcpStream> for Noted {
         &self,
         connection: Connection<TcpStream>,
     ) -> impl Future<Output = io::Result<Connection<TcpStream>>> + Send {
-        self.note(&connection);
+        self.note(&connection, Owner::Has);
         ready(Ok(connection))
     }
 
@@ -202,12 +202,15 @@ impl Acceptor<TcpStream> for Noted {
     fn into_plain(
         stream: Connection<TcpStream>,
     ) -> Result<Connection<TcpStream>, Connection<TcpStream>> {
+        if let Some(ledger) = LEDGER.get() {
+            Self(ledger.clone()).note(&stream, Owner::Gives);
+        }
         Ok(stream)
     }
 
     fn from_plain(connection: Connection<TcpStream>) -> Option<Connection<TcpStream>> {
         if let Some(ledger) = LEDGER.get() {
-            Self(ledger.clone()).note(&connection);
+            Self(ledger.clone()).note(&connection, Owner::Has);
         }
         Some(connection)
     }
