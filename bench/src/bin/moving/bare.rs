@@ -16,7 +16,9 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use crate::{nanoseconds, now};
+use handover_bench::now;
+
+use crate::nanoseconds;
 
 /// As many connections as the library puts in a frame.
 pub(crate) const BATCH: usize = 64;

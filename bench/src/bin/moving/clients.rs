@@ -1,6 +1,5 @@
 //! The clients of the service.
 
-use std::fmt;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,10 +9,12 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 
+use handover_bench::quantile;
+
 use crate::TIMEOUT;
 
 /// How often each one asks.
-const EVERY: Duration = Duration::from_secs(1);
+pub(crate) const EVERY: Duration = Duration::from_secs(1);
 
 /// Clients that say nothing while connections move.
 pub(crate) struct Idle(Vec<BufReader<TcpStream>>);
@@ -124,16 +125,11 @@ async fn ask(
     Ok(())
 }
 
-impl fmt::Display for Times {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut times = self.0.clone();
-        times.sort_unstable();
-        let at = |share: f64| {
-            let index = (times.len().saturating_sub(1) as f64 * share).round() as usize;
-            times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e3)
-        };
-        let (median, most, worst) = (at(0.5), at(0.999), at(1.0));
-        let count = times.len();
-        write!(f, "{count} answers, p50 {median:.2} ms, p99.9 {most:.2} ms, max {worst:.2} ms")
+impl Times {
+    /// How many there were, and how long they took, in milliseconds.
+    pub(crate) fn cells(&self) -> Vec<String> {
+        let times: Vec<f64> = self.0.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+        let shares = [0.5, 0.999, 1.0].map(|share| format!("{:.2}", quantile(&times, share)));
+        [vec![times.len().to_string()], shares.into()].concat()
     }
 }

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use crate::bare::{BATCH, WINDOW, accept_all, receive, reply, send_and_wait};
-use crate::now;
+use handover_bench::now;
 
 pub(crate) fn give(connections: usize) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0")?;

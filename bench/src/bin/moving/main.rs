@@ -1,9 +1,9 @@
-//! How long do 10,000 idle connections take to change hands?
+//! How long do idle connections take to change hands?
 //!
 //!     cargo run --release -p handover-bench --bin moving
 //!
-//! Round by round, so that what else the machine does hits all alike, as many TCP connections go from one
-//! process to another
+//! 100, 1000 and 10 000 TCP connections go from one process to another, round by round, so that what else the machine does
+//! hits all alike,
 //!
 //! 1. *bare*: by a loop that has nothing to do but that: sendmsg(2) with SCM_RIGHTS of as many at a time as the
 //!    library sends, a word back for each message, close(2). It is the floor of whoever does not lose a
@@ -22,7 +22,7 @@
 //!
 //! All clocks are CLOCK_MONOTONIC, which processes share. It takes about a minute.
 
-#![allow(clippy::print_stdout, reason = "a program that prints a table")]
+#![allow(clippy::print_stdout, reason = "the service says what it does")]
 
 mod bare;
 mod clients;
@@ -33,10 +33,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use handover_bench::{Answer, Figure, Options, Table};
 use handover_testkit::process::{Pid, signal};
 use handover_testkit::{Launch, Service, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::time::{ClockId, clock_gettime};
 
 use bare::Way;
 
@@ -45,15 +45,19 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 const WAYS: [Way; 4] = [Way::Batches, Way::Watched, Way::Single, Way::Tokio];
 
+const NAMES: [&str; 4] = ["bare", "bare, watched", "one by one", "bare, in Tokio"];
+
+/// As many as the limit on open files allows on most systems, at both ends.
+const MOST: usize = 10_000;
+
 #[derive(Parser)]
-#[command(about = "How long do 10,000 idle connections take to change hands?")]
+#[command(about = "How long do idle connections take to change hands?")]
 struct Arguments {
-    /// How many connections.
-    #[arg(long, default_value_t = 10_000)]
+    #[command(flatten)]
+    options: Options,
+    /// How many connections a child has.
+    #[arg(long, hide = true, default_value_t = 0)]
     connections: usize,
-    /// How many rounds.
-    #[arg(long, default_value_t = 10)]
-    rounds: usize,
     #[command(subcommand)]
     role: Option<Role>,
 }
@@ -76,7 +80,7 @@ enum Role {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Arguments { connections, rounds, role } = Arguments::parse();
+    let Arguments { options, connections, role } = Arguments::parse();
     match role {
         Some(Role::Serve) => service::serve(connections),
         Some(Role::Give { way: Way::Tokio }) => in_tokio::give(connections),
@@ -84,51 +88,59 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(Role::Give { way }) => bare::give(connections, way),
         Some(Role::Connect { address }) => bare::connect(connections, address),
         Some(Role::Take { way }) => bare::take(connections, way),
-        None => measure(connections, rounds),
+        None => measure(&options),
     }
 }
 
-fn measure(connections: usize, rounds: usize) -> Result<(), Box<dyn std::error::Error>> {
+fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?;
-    let mut times = [const { Vec::new() }; 5];
+    let sizes = options.pick(vec![100, 1000], vec![100, 1000, MOST]);
+    let rounds = options.pick(3, 10);
+    let title = "Connections change hands";
+    let mut figure = Figure::new("moving", title, "ms").axis("connections").floor(NAMES[3]);
+    for connections in sizes {
+        let subject = launch(connections);
+        let address = wait(&subject, 0, "listening on ").parse()?;
+        let mut serves = wait(&subject, 0, "serving ").parse()?;
+        let mut idle = clients::Idle::connect(address, connections)?;
+        for _ in 0..rounds {
+            let mut add = |name, time: Duration| {
+                figure.add(name, connections as f64, time.as_secs_f64() * 1e3);
+            };
+            for (way, name) in WAYS.into_iter().zip(NAMES) {
+                add(name, bare::run(connections, way)?);
+            }
+            idle.begin_lines()?;
+            add("handover", upgrade(&subject, &mut serves));
+            idle.end_lines()?;
+        }
+    }
+    let pauses = pauses(options.pick(1000, MOST))?;
+    options.tell(&Answer { figures: vec![figure], tables: vec![pauses], notes: Vec::new() })
+}
+
+/// How long clients wait for answers that ask once a second each, through upgrades.
+fn pauses(connections: usize) -> Result<Table, Box<dyn std::error::Error>> {
     let subject = launch(connections);
     let address = wait(&subject, 0, "listening on ").parse()?;
     let mut serves = wait(&subject, 0, "serving ").parse()?;
-    let mut idle = clients::Idle::connect(address, connections)?;
-    for _ in 0..rounds {
-        for (way, times) in WAYS.into_iter().zip(&mut times) {
-            times.push(bare::run(connections, way)?);
-        }
-        idle.begin_lines()?;
-        times[4].push(upgrade(&subject, &mut serves));
-        idle.end_lines()?;
-    }
-    drop(idle);
-    println!("{connections} connections, {rounds} rounds");
-    println!(
-        "{:<16} {:>11} {:>11} {:>11} {:>9} {:>9}",
-        "", "p50", "min", "max", "of bare", "of Tokio"
-    );
-    let floors = [0, 3].map(|floor| at(&mut times[floor], 0.5));
-    let names = ["bare", "bare, watched", "one by one", "bare, in Tokio", "handover"];
-    for (name, times) in names.into_iter().zip(&mut times) {
-        let [median, least, most] = [0.5, 0.0, 1.0].map(|share| at(times, share));
-        let [bare, tokio] = floors.map(|floor| median / floor);
-        println!(
-            "{name:<16} {median:>8.2} ms {least:>8.2} ms {most:>8.2} ms {bare:>8.2}x {tokio:>8.2}x"
-        );
-    }
     let asking = clients::Asking::start(address, connections)?;
+    // Let all of them begin.
+    asking.ask_on(Instant::now() + clients::EVERY * 2);
+    asking.take()?;
+    let mut rows = Vec::new();
     for (what, upgrades) in [("no upgrade", 0), ("5 upgrades", 5), ("no upgrade", 0)] {
         let begun = Instant::now();
         for _ in 0..upgrades {
             upgrade(&subject, &mut serves);
         }
-        asking.ask_on(begun + Duration::from_secs(5));
-        println!("{what}: {}", asking.take()?);
+        asking.ask_on(begun + clients::EVERY * 5);
+        rows.push([vec![what.to_owned()], asking.take()?.cells()].concat());
     }
-    Ok(())
+    let title = format!("{connections} connections, each of which asks once a second, for 5 s, ms");
+    let head = ["", "answers", "p50", "p99.9", "longest"].map(str::to_owned).into();
+    Ok(Table { title, head, rows })
 }
 
 /// Upgrades, and returns how long the connections took.
@@ -155,19 +167,6 @@ fn wait(service: &Service, skip: usize, start: &str) -> String {
     line.unwrap_or_else(|error| panic!("{error}"))[start.len()..].to_owned()
 }
 
-/// The time on the clock that all processes share.
-fn now() -> Duration {
-    let time = clock_gettime(ClockId::Monotonic);
-    time.try_into().expect("the machine has been up for a positive time")
-}
-
 fn nanoseconds(text: &str) -> Duration {
     Duration::from_nanos(text.trim().parse().expect("nanoseconds"))
-}
-
-/// The time that this share of all stays below, in milliseconds.
-fn at(times: &mut [Duration], share: f64) -> f64 {
-    times.sort_unstable();
-    let index = (times.len().saturating_sub(1) as f64 * share).round() as usize;
-    times[index].as_secs_f64() * 1e3
 }

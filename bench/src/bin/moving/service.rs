@@ -10,7 +10,7 @@ use handover::{Connection, Handover};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::now;
+use handover_bench::now;
 
 /// What each connection has for a state: its number at first, filled up.
 const STATE: usize = 64;

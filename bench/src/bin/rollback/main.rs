@@ -8,13 +8,13 @@
 //!
 //! 1. *bare, to its pidfd*: until this program is told by a pidfd that the bare process has ended,
 //!    which is the floor: nobody can know before;
-//! 2. *successor, to its pidfd*: the same of the successor, which has threads and memory to be
+//! 2. *handover, to its pidfd*: the same of the successor, which has threads and memory to be
 //!    taken down;
-//! 3. *successor, to an accept*: until the predecessor has accepted the first connection.
+//! 3. *handover, to an accept*: until the predecessor has accepted the first connection.
 //!
 //! All clocks are CLOCK_MONOTONIC, which processes share. It takes some seconds.
 
-#![allow(clippy::print_stdout, reason = "a program that prints a table")]
+#![allow(clippy::print_stdout, reason = "the service says what it does")]
 
 mod service;
 
@@ -24,14 +24,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use handover_bench::{Answer, Figure, Options, now};
 use handover_testkit::process::{Pid, exited, signal};
 use handover_testkit::{Launch, Resource, Service, Signal};
 
-use service::{DIE, now};
+use service::DIE;
 
-const ROUNDS: usize = 50;
-
-const ROUNDS_QUICK: usize = 10;
+/// The floor.
+const BARE: &str = "a bare process, to its pidfd";
 
 /// How long one thing may take before this program gives up.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -39,9 +39,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Parser)]
 #[command(about = "How long does nobody accept when a successor on probation crashes?")]
 struct Arguments {
-    /// Take ten rounds only.
-    #[arg(long)]
-    quick: bool,
+    #[command(flatten)]
+    options: Options,
     #[command(subcommand)]
     role: Option<Role>,
 }
@@ -58,39 +57,28 @@ enum Role {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Arguments { quick, role } = Arguments::parse();
+    let Arguments { options, role } = Arguments::parse();
     match role {
         Some(Role::Serve) => service::serve(),
         Some(Role::Bare) => service::die_bare(),
-        None => {
-            measure(if quick { ROUNDS_QUICK } else { ROUNDS });
-            Ok(())
-        }
+        None => options.tell(&measure(options.pick(10, 50))),
     }
 }
 
-fn measure(rounds: usize) {
+fn measure(rounds: usize) -> Answer {
     let subject = launch("serve");
     let address = wait(&subject, 0, "listening on ").parse().expect("an address");
     wait(&subject, 0, "serving ");
-    let mut times = [const { Vec::new() }; 3];
+    let title = "From the crash of a successor on probation";
+    let mut figure = Figure::new("rollback", title, "ms").floor(BARE);
+    let mut add = |name, time: Duration| figure.add(name, 0.0, time.as_secs_f64() * 1e3);
     for _ in 0..rounds {
-        times[0].push(bare());
+        add(BARE, bare());
         let (to_pidfd, to_accept) = crash(&subject, address);
-        times[1].push(to_pidfd);
-        times[2].push(to_accept);
+        add("handover, to its pidfd", to_pidfd);
+        add("handover, to an accept by the predecessor", to_accept);
     }
-    println!("{:<30} {:>4} {:>10} {:>10} {:>10} {:>9}", "", "n", "p50", "p99", "max", "of floor");
-    let floor = at(&mut times[0], 0.5);
-    let names = ["bare, to its pidfd", "successor, to its pidfd", "successor, to an accept"];
-    for (name, times) in names.into_iter().zip(&mut times) {
-        let [median, most, worst] = [0.5, 0.99, 1.0].map(|share| at(times, share));
-        let ratio = median / floor;
-        println!(
-            "{name:<30} {:>4} {median:>7.3} ms {most:>7.3} ms {worst:>7.3} ms {ratio:>8.2}x",
-            times.len()
-        );
-    }
+    Answer { figures: vec![figure], ..Answer::default() }
 }
 
 /// Ends a bare process, and returns how long that took to be known.
@@ -155,11 +143,4 @@ fn wait(service: &Service, skip: usize, start: &str) -> String {
 
 fn nanoseconds(text: &str) -> Duration {
     Duration::from_nanos(text.parse().expect("nanoseconds"))
-}
-
-/// The time that this share of all stays below, in milliseconds.
-fn at(times: &mut [Duration], share: f64) -> f64 {
-    times.sort_unstable();
-    let index = (times.len().saturating_sub(1) as f64 * share).round() as usize;
-    times[index].as_secs_f64() * 1e3
 }

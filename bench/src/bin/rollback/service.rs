@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use handover::{Connection, Handover, TcpListener, Verdict};
-use rustix::time::{ClockId, clock_gettime};
+use handover_bench::now;
 
 /// Has who accepts it abort.
 pub(crate) const DIE: &str = "die";
@@ -17,12 +17,6 @@ const PROBATION: Duration = Duration::from_secs(3600);
 
 /// For whoever watches a bare process to be there.
 const BARE_LIFE: Duration = Duration::from_millis(20);
-
-/// The time on the clock that all processes share.
-pub(crate) fn now() -> Duration {
-    let time = clock_gettime(ClockId::Monotonic);
-    time.try_into().expect("the machine has been up for a positive time")
-}
 
 pub(crate) fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let handover = Handover::builder().probation(PROBATION).on_verdict(tell).start()?;
