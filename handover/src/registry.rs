@@ -324,8 +324,10 @@ impl Registry {
                 has_address(fd, address) || (inherited.activated && serves_address(fd, address))
             })
         };
-        let allowed = || self.inherited.iter().filter(|(_, inherited)| is_allowed(inherited));
-        let same_name = || allowed().filter_map(|(n, i)| Some((rank(n, name)?, n, i)));
+        let same_name = || {
+            let called = self.inherited_as(name);
+            called.filter(|(_, _, i)| is_allowed(i))
+        };
         let found = same_name()
             .filter(|(_, _, i)| fits(i) && ((asked.is_some() && i.address == asked) || is_at(i)))
             .min_by_key(|(rank, _, _)| *rank);
@@ -340,7 +342,8 @@ impl Registry {
             return Err(ClaimErrorKind::OtherSocketPassed { passed });
         }
         if address.is_some()
-            && let Some((found, _)) = allowed().find(|(_, i)| fits(i) && is_at(i))
+            && let Some((found, _)) =
+                self.inherited.iter().find(|(_, i)| is_allowed(i) && fits(i) && is_at(i))
         {
             return Ok(Some(found.clone()));
         }
@@ -350,6 +353,22 @@ impl Registry {
             }
             FromSystemd::IfThere | FromSystemd::Never => Ok(None),
         }
+    }
+
+    /// What is inherited and called so, with its number among them. There may be thousands of others, which are not
+    /// looked at.
+    fn inherited_as(&self, name: &Name) -> impl Iterator<Item = (u32, &Name, &Inherited)> {
+        let first = self.inherited.get_key_value(name);
+        // If that is no name, being too long, nothing is called so.
+        let numbered = Name::new(format!("{name}#")).ok();
+        let numbered = numbered.into_iter().flat_map(move |start| {
+            let from = self.inherited.range(start.clone()..);
+            from.take_while(move |(found, _)| found.as_str().starts_with(start.as_str()))
+        });
+        first
+            .into_iter()
+            .chain(numbered)
+            .filter_map(move |(found, inherited)| Some((rank(found, name)?, found, inherited)))
     }
 
     fn take_inherited(&mut self, found: Name) -> Option<Bound> {

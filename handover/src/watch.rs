@@ -37,6 +37,9 @@ pub(crate) struct Watch<T> {
 struct Inner<T> {
     value: T,
     wakers: BTreeMap<u64, Waker>,
+    /// How many threads wait. To wake nobody is a system call all the same, and a service may have thousands of listeners
+    /// that nobody blocks on.
+    threads: usize,
     /// The number of the seat that was given out last.
     last_seat: u64,
 }
@@ -49,18 +52,20 @@ pub(crate) struct Seat(Option<u64>);
 
 impl<T> Watch<T> {
     pub(crate) fn new(value: T) -> Self {
-        let inner = Inner { value, wakers: BTreeMap::new(), last_seat: 0 };
+        let inner = Inner { value, wakers: BTreeMap::new(), threads: 0, last_seat: 0 };
         Self { inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
     /// Changes the value and wakes everybody.
     pub(crate) fn update(&self, change: impl FnOnce(&mut T)) {
-        let wakers = {
+        let (wakers, threads) = {
             let mut inner = self.lock();
             change(&mut inner.value);
-            std::mem::take(&mut inner.wakers)
+            (std::mem::take(&mut inner.wakers), inner.threads)
         };
-        self.changed.notify_all();
+        if threads > 0 {
+            self.changed.notify_all();
+        }
         wakers.into_values().for_each(Waker::wake);
     }
 
@@ -80,16 +85,18 @@ impl<T> Watch<T> {
             if let Some(found) = look(&inner.value) {
                 return Some(found);
             }
-            inner = match deadline {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return None;
+            }
+            inner.threads += 1;
+            inner = match left {
                 None => self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return None;
-                    }
+                Some(left) => {
                     self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
+            inner.threads -= 1;
         }
     }
 

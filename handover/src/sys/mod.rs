@@ -13,6 +13,7 @@ pub(crate) mod channel;
 pub(crate) mod environment;
 pub(crate) mod executable;
 pub(crate) mod file;
+pub(crate) mod handshakes;
 pub(crate) mod inherited;
 pub(crate) mod memfd;
 pub(crate) mod notify;

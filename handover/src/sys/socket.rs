@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::HashSet;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -268,36 +267,6 @@ fn demand_hops(listener: BorrowedFd<'_>) -> io::Result<Vec<HopsDemand>> {
         demands.push(HopsDemand { level, option, before });
     }
     Ok(demands)
-}
-
-/// A handshake that waits for its last packet: both addresses, as the kernel writes them.
-pub(crate) type Handshake = String;
-
-/// The handshakes with a listener of that address that are half done, among them those of other
-/// listeners of its port; `None` if the kernel does not say (proc_pid_net(5)).
-pub(crate) fn half_open(listener: SocketAddr) -> Option<HashSet<Handshake>> {
-    const SYN_RECEIVED: &str = "03";
-    // A listener for IPv6 may take IPv4 as well.
-    let tables: &[&str] = match listener {
-        SocketAddr::V4(_) => &["/proc/self/net/tcp"],
-        SocketAddr::V6(_) => &["/proc/self/net/tcp6", "/proc/self/net/tcp"],
-    };
-    let mut found = None;
-    for table in tables {
-        // There is one without IPv6, if the kernel is.
-        let Ok(table) = std::fs::read_to_string(table) else { continue };
-        let half_open = table.lines().filter_map(|line| {
-            // The table may be long: most lines are told by one look.
-            line.contains(" 03 ").then_some(())?;
-            let mut fields = line.split_ascii_whitespace().skip(1);
-            let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
-            let port = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
-            let is_ours = port == listener.port() && state == SYN_RECEIVED;
-            is_ours.then(|| format!("{local} {remote}"))
-        });
-        found.get_or_insert_with(HashSet::new).extend(half_open);
-    }
-    found
 }
 
 /// For `SO_ATTACH_FILTER` on a TCP socket, where offset 0 is the TCP header: drops what has SYN and
