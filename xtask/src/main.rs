@@ -1,5 +1,6 @@
 //! Development tasks of the workspace, run as `cargo xtask`.
 
+mod bench;
 mod cargo;
 mod citations;
 mod layers;
@@ -41,6 +42,10 @@ enum Task {
     Test(suite::Arguments),
     /// Upgrades a service again and again under load and faults, and accounts for every request.
     Soak(soak::Arguments),
+    /// Measures everything, beside peers and the floor, and writes docs/comparison.md.
+    ///
+    /// Installs what is missing (nginx, HAProxy, valgrind). For figures that count, nothing else should run.
+    Bench(bench::Arguments),
 }
 
 fn main() -> Result<ExitCode> {
@@ -51,6 +56,7 @@ fn main() -> Result<ExitCode> {
         Task::Test(arguments) => suite::run(&arguments, || {
             Ok(Workspace { metadata: Metadata::load()?, root: root.clone() })
         }),
+        Task::Bench(arguments) => bench::bench(&arguments).map(|()| ExitCode::SUCCESS),
         Task::Soak(arguments) => soak::soak(&arguments).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -19,6 +19,9 @@ use crate::{
 /// The package whose features can be chosen.
 const LIBRARY: &str = "handover";
 
+/// What the benches hold the library against, in a workspace of its own.
+const PEERS: &str = "bench/peers/Cargo.toml";
+
 /// Names the file to which a test that cannot run here appends one line, `name: reason`.
 const SKIP_LOG: &str = "HANDOVER_SKIP_LOG";
 
@@ -101,7 +104,8 @@ fn passed(result: Result<()>) -> Result<Outcome> {
 
 fn formatting() -> Result<Outcome> {
     cargo::require(&cargo::RUSTFMT)?;
-    passed(run(&mut cargo(&["fmt", "--all", "--check"])))
+    run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    passed(run(&mut cargo(&["fmt", "--all", "--check", "--manifest-path", PEERS])))
 }
 
 fn check_layers(root: &Path, metadata: &Metadata) -> Result<Outcome> {
@@ -145,7 +149,8 @@ fn clippy(metadata: &Metadata) -> Result<Outcome> {
     for feature in metadata.member(LIBRARY)?.features.keys().filter(|name| *name != "default") {
         run(cargo(&bare).args(["--features", feature]).args(strict))?;
     }
-    Ok(Outcome::Passed)
+    let peers = ["clippy", "--workspace", "--all-targets", "--manifest-path", PEERS];
+    passed(run(cargo(&peers).args(strict)))
 }
 
 fn docs() -> Result<Outcome> {

@@ -1,4 +1,4 @@
-//! What tests use and cargo does not bring: programs, and a systemd to boot.
+//! What tests and benches use and cargo does not bring: programs, and a systemd to boot.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,13 @@ const PROGRAMS: [Program; 2] = [
     Program { names: &["ss"], package: "iproute2" },
 ];
 
+/// Peers of the library that Debian has, and what counts instructions.
+const BENCH_PROGRAMS: [Program; 3] = [
+    Program { names: &["nginx"], package: "nginx" },
+    Program { names: &["haproxy"], package: "haproxy" },
+    Program { names: &["valgrind"], package: "valgrind" },
+];
+
 /// The script that sets up a systemd, and boots it.
 const SDBOX: &str = "handover-testkit/sdbox";
 
@@ -37,8 +44,15 @@ const SDBOX_DIRECTORY: &str = "HANDOVER_SDBOX_DIR";
 /// had is not an error: the tests that want it say that they are skipped.
 pub(crate) fn provide() {
     if is_on_path("apt-get") && is_root() {
-        install_missing();
+        install_missing(&PROGRAMS);
         set_up_systemds();
+    }
+}
+
+/// The same for the benches, which say what they leave out.
+pub(crate) fn provide_for_bench() {
+    if is_on_path("apt-get") && is_root() {
+        install_missing(&BENCH_PROGRAMS);
     }
 }
 
@@ -59,9 +73,9 @@ fn set_up_systemds() {
     }
 }
 
-/// Installs the programs that are missing.
-fn install_missing() {
-    let missing: Vec<&str> = PROGRAMS
+/// Installs those that are missing.
+fn install_missing(programs: &[Program]) {
+    let missing: Vec<&str> = programs
         .iter()
         .filter(|program| !program.names.iter().any(|name| is_on_path(name)))
         .map(|program| program.package)

@@ -224,7 +224,10 @@ impl Endpoint {
 
     /// Somebody wants what comes to the socket.
     pub(crate) fn use_it(&self) {
-        self.in_use.store(true, Ordering::SeqCst);
+        // Looked at first: to write is to take it from the other threads that accept here.
+        if !self.in_use.load(Ordering::SeqCst) {
+            self.in_use.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Takes a datagram, by this call.

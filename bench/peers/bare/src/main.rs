@@ -15,6 +15,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use web::{BACKLOG, Settings, Site};
@@ -25,11 +26,14 @@ const BATCH: usize = 253;
 /// Tells a successor that it is one.
 const SUCCESSOR: &str = "BARE_SUCCESSOR";
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
     let settings = Settings::read()?;
+    Runtime::new()?.block_on(serve(&settings))
+}
+
+async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let is_first = std::env::var_os(SUCCESSOR).is_none();
-    let listeners = if is_first { bind(&settings)? } else { adopt(settings.addresses.len())? };
+    let listeners = if is_first { bind(settings)? } else { adopt(settings.addresses.len())? };
     let listeners: Arc<Vec<TcpListener>> = Arc::new(listeners);
     let stalls = settings.work(is_first);
     let (mut upgrade, mut stop) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);

@@ -7,11 +7,15 @@ use std::sync::Arc;
 
 use ecdysis::tokio_ecdysis::{SignalKind, StopOnShutdown, TokioEcdysisBuilder};
 use futures::StreamExt as _;
+use tokio::runtime::Runtime;
 use web::{BACKLOG, Settings, Site};
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
     let settings = Settings::read()?;
+    Runtime::new()?.block_on(serve(&settings))
+}
+
+async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let mut builder = TokioEcdysisBuilder::new(SignalKind::hangup())?;
     builder.stop_on_signal(SignalKind::terminate())?;
     let listen = |address: &std::net::SocketAddr| {

@@ -3,12 +3,16 @@
 use std::error::Error;
 
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use web::{BACKLOG, Settings, Site};
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
     let settings = Settings::read()?;
+    Runtime::new()?.block_on(serve(&settings))
+}
+
+async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let listen = |address| -> std::io::Result<TcpListener> {
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;

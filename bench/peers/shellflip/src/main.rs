@@ -10,12 +10,16 @@ use shellflip::RestartConfig;
 use shellflip::lifecycle::receive_from_old_process;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use web::{BACKLOG, Settings, Site};
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
     let settings = Settings::read()?;
+    Runtime::new()?.block_on(serve(&settings))
+}
+
+async fn serve(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let restart = RestartConfig { restart_signal: SignalKind::hangup(), ..Default::default() };
     let is_first = receive_from_old_process().is_none();
     let restarted = restart.try_into_restart_task()?;

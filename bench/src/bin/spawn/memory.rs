@@ -1,40 +1,78 @@
-//! A heap of a known size, and a fork of it.
+//! A heap of a known size, in pages of a known size.
 
 #![allow(unsafe_code)]
 
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::fmt;
+use std::fs;
+use std::io;
 use std::ptr;
 
+use clap::ValueEnum;
+use handover_testkit::process::Pid;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
-const PAGE_BYTES: u64 = 4096;
+pub(crate) const GIB: u64 = 1 << 30;
 
-/// Takes memory in pages of 4 KiB, touches each of them, and keeps them to the end of the process.
-pub(crate) fn fill(bytes: u64) {
-    if bytes == 0 {
-        return;
-    }
-    let length = usize::try_from(bytes).expect("the bench is for 64 bits");
-    let protection = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a new mapping, at an address of the kernel's choice, overlaps nothing.
-    let start = unsafe { mmap_anonymous(ptr::null_mut(), length, protection, MapFlags::PRIVATE) };
-    let start = start.expect("there is memory");
-    // Huge pages would make forking five hundred times cheaper; few services have all their heap
-    // in them.
-    // SAFETY: the range is the mapping made above; the advice changes no content.
-    unsafe { madvise(start, length, Advice::LinuxNoHugepage) }.expect("the advice is known");
-    for offset in (0..bytes).step_by(PAGE_BYTES as usize) {
-        // SAFETY: within the mapping, which is writable and never unmapped.
-        let page = unsafe { start.cast::<u8>().add(offset as usize) };
-        // SAFETY: as above; nothing else uses this memory.
-        unsafe { page.write_volatile(1) };
+const PAGE_BYTES: usize = 4096;
+
+/// Those of x86-64 and, with small pages of 4 KiB, of arm64.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pages {
+    Small,
+    Huge,
+}
+
+impl Pages {
+    /// The word for it on a command line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Small => "small",
+            Self::Huge => "huge",
+        }
     }
 }
 
-/// Has a command start by fork(2) and exec instead of posix_spawn(3), as everything does that has
-/// to run code of its own in between.
-pub(crate) fn by_fork(command: &mut Command) -> &mut Command {
-    // SAFETY: the code between fork and exec does nothing.
-    unsafe { command.pre_exec(|| Ok(())) }
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Small => "pages of 4 KiB",
+            Self::Huge => "huge pages",
+        })
+    }
+}
+
+/// Takes memory, writes to each page of it, and keeps it to the end of the process.
+pub(crate) fn fill(gib: u64, pages: Pages) -> io::Result<()> {
+    if gib == 0 {
+        return Ok(());
+    }
+    let bytes = usize::try_from(gib * GIB).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+    let mapped = bytes + HUGE_PAGE_BYTES;
+    // SAFETY: a new mapping, at an address of the kernel's choice, overlaps nothing.
+    let mapping = unsafe { mmap_anonymous(ptr::null_mut(), mapped, protection, flags) }?;
+    let mapping = mapping.cast::<u8>();
+    // SAFETY: the mapping is longer than what is to be used by what may be left out.
+    let start = unsafe { mapping.add(mapping.align_offset(HUGE_PAGE_BYTES)) };
+    let advice = match pages {
+        Pages::Small => Advice::LinuxNoHugepage,
+        Pages::Huge => Advice::LinuxHugepage,
+    };
+    // SAFETY: the range is within the mapping; the advice changes no content.
+    unsafe { madvise(start.cast(), bytes, advice) }?;
+    for offset in (0..bytes).step_by(PAGE_BYTES) {
+        // SAFETY: within the mapping, which is writable and never unmapped; nobody else uses it.
+        unsafe { start.add(offset).write_volatile(1) };
+    }
+    Ok(())
+}
+
+/// How much of a heap of this size is in huge pages.
+pub(crate) fn huge_share(pid: Pid, gib: u64) -> io::Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let value = text.lines().find_map(|line| line.strip_prefix("AnonHugePages:"));
+    let kibibytes = value.and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Ok((kibibytes.unwrap_or_default() * 1024) as f64 / (gib * GIB) as f64)
 }
