@@ -163,7 +163,8 @@ impl Server {
         let deadline = Instant::now() + TIMEOUT;
         while server.ask().is_err() {
             if Instant::now() > deadline {
-                return Err(format!("it does not answer: {:?}", server.service.lines()).into());
+                let said = server.service.lines().pop().map(|line| line.text);
+                return Err(said.unwrap_or_else(|| "it does not answer".to_owned()).into());
             }
             std::thread::sleep(Duration::from_millis(5));
         }

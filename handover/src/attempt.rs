@@ -630,9 +630,11 @@ impl Attempt {
     /// to accept(2). What it accepted later would be served beside the successor, and its effect
     /// missed by the late states.
     fn look_for_stop(&mut self) {
+        if !self.stopping {
+            return;
+        }
         let is_claimed = |e: &&Arc<crate::listener::Endpoint>| self.claimed.contains(&e.name);
-        let passed = self.endpoints().filter(is_claimed).any(|e| e.gate().is_passed());
-        if passed || !self.stopping {
+        if self.endpoints().filter(is_claimed).any(|e| e.gate().is_passed()) {
             return;
         }
         self.stopping = false;

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, WhoServes};
 use crate::handover::Handover;
 use crate::hooks::{Commit, Confirm, Hooks, Rollback};
 use crate::program::{CHANNEL, Invalid, Origin, Overrides, Program, validate_arguments};
+use crate::sys::file::make_room_for_descriptors;
 use crate::sys::poll::wait_readable;
 use crate::sys::signals::{self, SignalSet, Signals, has_other_threads, unblock};
 use crate::sys::spawn::Parent;
@@ -479,6 +480,11 @@ impl Builder {
         if STARTED.swap(true, Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::AlreadyStarted, WhoServes::Unchanged));
         }
+        let has_other_threads = has_other_threads();
+        if !has_other_threads {
+            // Without it everything goes on, and now and then somebody waits.
+            let _ = make_room_for_descriptors(std::io::stderr());
+        }
         let mut started = Started { shared: None };
         self.validate().map_err(|error| fail(error.into()))?;
         let variable = crate::sys::environment::take(CHANNEL);
@@ -507,7 +513,7 @@ impl Builder {
             .map_err(|source| fail(ErrorKind::Signal { source }))?;
         // A predecessor has blocked them for the time before the handlers stood.
         unblock(&handled);
-        if variable.is_some() && has_other_threads() {
+        if variable.is_some() && has_other_threads {
             tracing::warn!(
                 "there were threads before handover was started: what they start will have the \
                  stop signals blocked"

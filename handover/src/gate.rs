@@ -80,7 +80,7 @@ impl Gate {
 
     /// Turns the gate. What has ended stays so, and what retires does not open again.
     pub(crate) fn turn(&self, to: Stance) {
-        self.turned.update(|now| {
+        let turn = |now: &mut Stance| {
             if *now == Stance::Ended || (*now == Stance::Retiring && to == Stance::Open) {
                 return;
             }
@@ -89,7 +89,14 @@ impl Gate {
             if let Some(wake) = self.not_open.get() {
                 signal(wake, to);
             }
-        });
+        };
+        if to == Stance::Paused {
+            // Who waits for something to come needs no word of it until something does. A thousand tasks that
+            // are woken to look at their gates would hold up the successor, which waits until nobody does.
+            self.turned.change(turn);
+        } else {
+            self.turned.update(turn);
+        }
     }
 
     /// A descriptor that is readable while the gate is not open.
@@ -187,5 +194,36 @@ mod tests {
         drop(second);
         assert!(!gate.is_passed());
         assert_eq!(told.get(), 2);
+    }
+
+    #[test]
+    #[cfg(feature = "tokio")]
+    fn a_pause_wakes_nobody_and_its_end_does() {
+        use std::sync::Arc;
+        use std::sync::atomic::AtomicUsize;
+        use std::task::Waker;
+
+        #[derive(Default)]
+        struct Count(AtomicUsize);
+        impl std::task::Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+
+        let (gate, count) = (Gate::new(Stance::Open), Arc::new(Count::default()));
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = Context::from_waker(&waker);
+        let mut turned = Turned::new(&gate, |now| now != Stance::Open);
+        assert!(Pin::new(&mut turned).poll(&mut cx).is_pending());
+        gate.turn(Stance::Paused);
+        assert_eq!(count.0.load(Ordering::SeqCst), 0);
+        assert!(Pin::new(&mut turned).poll(&mut cx).is_ready(), "whoever looks is told");
+        drop(turned);
+        let mut turned = Turned::new(&gate, |now| now != Stance::Paused);
+        assert!(Pin::new(&mut turned).poll(&mut cx).is_pending());
+        gate.turn(Stance::Open);
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert!(Pin::new(&mut turned).poll(&mut cx).is_ready());
     }
 }

@@ -56,6 +56,11 @@ impl<T> Watch<T> {
         Self { inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
+    /// Changes the value to one that nobody waits for: whoever waits is not woken.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut T)) {
+        change(&mut self.lock().value);
+    }
+
     /// Changes the value and wakes everybody.
     pub(crate) fn update(&self, change: impl FnOnce(&mut T)) {
         let (wakers, threads) = {

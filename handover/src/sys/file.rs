@@ -35,6 +35,22 @@ impl Identity {
     }
 }
 
+/// How many descriptors there is room for from the start; it takes 32 KiB of the kernel's memory.
+const ROOM: u64 = 4096;
+
+/// Has the kernel make room for descriptors.
+///
+/// It begins with 64, or as many as the process had that started this one, and doubles them when they are used up. Once
+/// there are threads, whoever opens the descriptor that is one too many waits for that, 10 ms and more: until no processor
+/// can be looking at the old table any more (`expand_fdtable` in fs/file.c). To be called before there are threads.
+pub(crate) fn make_room_for_descriptors(any: impl AsFd) -> io::Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let last = ROOM.min(limit.unwrap_or(ROOM)).saturating_sub(1);
+    // There is nothing to be done with it but to have it.
+    rustix::io::fcntl_dupfd_cloexec(any, i32::try_from(last).unwrap_or_default())?;
+    Ok(())
+}
+
 /// Has a socket that is bound from here on appear in the file system with this mode, less the umask.
 ///
 /// Linux makes the file with the mode of the socket itself (`unix_bind_bsd` in net/unix/af_unix.c), so
@@ -173,4 +189,18 @@ pub(crate) fn token() -> io::Result<String> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_descriptors_once_it_was_made() {
+        make_room_for_descriptors(io::stderr()).unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        assert!(size.trim().parse::<u64>().unwrap() >= ROOM.min(limit.unwrap_or(ROOM)));
+    }
 }

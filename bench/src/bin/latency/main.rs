@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             match Server::start(kind, Setup { listeners, heap_mib: 0 }) {
                 Ok(server) => servers.push((kind, server)),
                 Err(error) => notes.push(format!(
-                    "{} does not start with {listeners} listeners: {error}",
+                    "{} does not start with {listeners} listeners; the last that it says is `{error}`.",
                     kind.name()
                 )),
             }
