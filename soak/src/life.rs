@@ -99,13 +99,15 @@ impl Subject {
     /// Upgrades, and finds out whether what became of it is what had to.
     fn upgrade(&mut self, upgrade: Upgrade) -> Result<(), Box<dyn Error>> {
         let printed = self.service.line_count();
-        let (old, begun) = (self.serves, Instant::now());
+        let old = self.serves;
         let mut client = Client::connect(self.folder.join("control"))?;
         client.send(&Request::Upgrade(request(upgrade)))?;
         let new: Pid = match self.wait(printed, "initialising ") {
             Ok(new) => new.parse()?,
             Err(problem) => return Err(format!("{problem}; {:?}", verdict(&mut client)).into()),
         };
+        // It accepts nothing before.
+        let initialising = Instant::now();
         let pause = |milliseconds| thread::sleep(Duration::from_millis(milliseconds));
         match upgrade.fault {
             Fault::None | Fault::Planned => {}
@@ -166,7 +168,7 @@ impl Subject {
             }
             let died = matches!(upgrade.probation, Probation::Planned | Probation::Freeze(_));
             if died {
-                self.deaths.push(Death { pid: new, from: begun, to: Instant::now() });
+                self.deaths.push(Death { pid: new, from: initialising, to: Instant::now() });
             }
         } else {
             self.serves = new;

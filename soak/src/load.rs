@@ -38,8 +38,10 @@ pub(crate) struct Volume {
 /// A connection that did not do what it should.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
-    /// When it was opened, or was to be.
-    pub(crate) opened: Instant,
+    /// When the last request was begun on it that was answered; if there is none, when it was opened, or was to be.
+    pub(crate) since: Instant,
+    /// Whether there is one.
+    pub(crate) was_answered: bool,
     /// When it was found out.
     pub(crate) found: Instant,
     /// Whose it was, as far as is known.
@@ -98,7 +100,8 @@ impl Load {
         for client in self.clients {
             if let Err(error) = self.runtime.block_on(client) {
                 self.tally.fail(Failure {
-                    opened: Instant::now(),
+                    since: Instant::now(),
+                    was_answered: false,
                     found: Instant::now(),
                     owner: None,
                     what: error.to_string(),
@@ -133,7 +136,23 @@ struct Client {
 struct Open {
     stream: TcpStream,
     port: u16,
+    /// When the last request was begun that was answered, or when it was opened. Whoever has it later was alive then, or
+    /// has got it later.
     since: Instant,
+    was_answered: bool,
+}
+
+/// What became of a request that was not answered, and whose its connection was.
+struct Unanswered {
+    error: io::Error,
+    owner: Option<Owner>,
+}
+
+impl From<io::Error> for Unanswered {
+    /// There was no connection, or there is no more time for it.
+    fn from(error: io::Error) -> Self {
+        Self { error, owner: None }
+    }
 }
 
 impl Client {
@@ -145,42 +164,43 @@ impl Client {
         while !self.tally.stop.load(Ordering::SeqCst) {
             ticks.tick().await;
             let begun = Instant::now();
-            let (opened, port) = open.as_ref().map_or((begun, 0), |open| (open.since, open.port));
-            let mut port = port;
-            let asking = self.ask(&mut open, &mut port);
+            let (since, was_answered) =
+                open.as_ref().map_or((begun, false), |open| (open.since, open.was_answered));
+            let asking = self.ask(&mut open, begun);
             let outcome = tokio::time::timeout(TIMEOUT, asking).await;
-            let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let outcome =
+                outcome.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
             self.tally.requests.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = outcome {
+            if let Err(Unanswered { error, owner }) = outcome {
                 use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
                 let is_end = matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof);
-                let owner = self.ledger.owner(port);
                 let (found, what) = (Instant::now(), error.to_string());
-                self.tally.fail(Failure { opened, found, owner, what, is_end });
-                open = None;
-            }
-            if open.is_none() && port != 0 {
-                self.ledger.note(port, None);
+                self.tally.fail(Failure { since, was_answered, found, owner, what, is_end });
             }
         }
     }
 
     /// Makes a request, on this connection or a new one.
-    async fn ask(&mut self, open: &mut Option<Open>, port: &mut u16) -> io::Result<()> {
+    async fn ask(&mut self, open: &mut Option<Open>, begun: Instant) -> Result<(), Unanswered> {
         let mut now = match open.take() {
             Some(open) => open,
             None => {
                 let stream = TcpStream::connect(self.address).await?;
                 stream.set_nodelay(true)?;
-                let (own, since) = (stream.local_addr()?.port(), Instant::now());
-                *port = own;
+                let port = stream.local_addr()?.port();
                 self.tally.connections.fetch_add(1, Ordering::Relaxed);
-                Open { stream, port: own, since }
+                Open { stream, port, since: begun, was_answered: false }
             }
         };
-        let keeps = self.exchange(&mut now.stream).await?;
-        *open = (keeps && self.is_kept).then_some(now);
-        Ok(())
+        let outcome = self.exchange(&mut now.stream).await;
+        if matches!(outcome, Ok(true)) && self.is_kept {
+            *open = Some(Open { since: begun, was_answered: true, ..now });
+            return Ok(());
+        }
+        let owner = self.ledger.owner(now.port);
+        // Before the port can be somebody else's.
+        self.ledger.note(now.port, None);
+        outcome.map(drop).map_err(|error| Unanswered { error, owner })
     }
 
     /// Returns whether the connection goes on.

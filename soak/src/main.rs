@@ -9,10 +9,10 @@
 //! each is compared with what has to: the verdict, and who answers afterwards.
 //!
 //! Meanwhile clients ask, on connections that they keep and on new ones. A request that is not answered, or is
-//! answered wrongly, is lost. It is excused if its connection was open when a process was killed, or aborted, and
-//! was that process's: the service notes whose each is where a kill does not reach, when it accepts one, when it is
-//! about to give it away, and when one has arrived. Connections that nobody had noted yet when a process died, and
-//! those on their way then, are counted apart. Nothing else is excused, and at the end of each life the
+//! answered wrongly, is lost. It is excused if a process was killed, or aborted, whose connection it was, since the
+//! last request on it was begun that was answered: the service notes whose each is where a kill does not reach, when it
+//! accepts one, when it is about to give it away, and when one has arrived. Connections that nobody had noted yet when a
+//! process died, and those on their way then, are counted apart. Nothing else is excused, and at the end of each life the
 //! service has to stop without having cut anything.
 //!
 //! The seed is printed. The same one makes the same lives and the same upgrades, but not the same moments.

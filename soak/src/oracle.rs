@@ -41,10 +41,12 @@ impl Account {
     /// Looks for a reason for each failure.
     pub(crate) fn judge(&mut self, failures: Vec<Failure>, deaths: &[Death]) {
         for failure in failures {
-            let died = |death: &&Death| failure.opened <= death.to && failure.found >= death.from;
+            let died = |death: &&Death| failure.since <= death.to && failure.found >= death.from;
             let mut possible = deaths.iter().filter(died);
             let excuse = match failure.owner {
                 _ if !failure.is_end => None,
+                // Who has answered has noted it.
+                None if failure.was_answered => None,
                 None => possible.next().map(|_| &mut self.unnoted),
                 Some(Owner::Gives(_)) => possible.next().map(|_| &mut self.on_their_way),
                 Some(Owner::Has(pid)) => {
@@ -63,7 +65,7 @@ impl Account {
                     "lost: {}, on a connection of {:?}, {:.1?} to {:.1?} ago; deaths: {:?}",
                     failure.what,
                     failure.owner,
-                    ago(failure.opened),
+                    ago(failure.since),
                     ago(failure.found),
                     deaths.collect::<Vec<_>>()
                 ));
@@ -106,12 +108,22 @@ mod tests {
     const DEAD: u32 = 7;
     const OTHER: u32 = 8;
 
-    /// What becomes of a failure on a connection of this owner, which was open from second 2 to second 4.
+    /// What becomes of a failure on a connection of this owner, which was last known to be well at second 2 and found to be
+    /// lost at second 4.
     fn judged(owner: Option<Owner>, is_end: bool, died: (u64, u64)) -> &'static str {
+        judge(owner, is_end, false, died)
+    }
+
+    fn judge(
+        owner: Option<Owner>,
+        is_end: bool,
+        was_answered: bool,
+        died: (u64, u64),
+    ) -> &'static str {
         let start = Instant::now();
         let at = |second| start + Duration::from_secs(second);
-        let (opened, found, what) = (at(2), at(4), "an end".to_owned());
-        let failure = Failure { opened, found, owner, what, is_end };
+        let (since, found, what) = (at(2), at(4), "an end".to_owned());
+        let failure = Failure { since, was_answered, found, owner, what, is_end };
         let death = Death { pid: DEAD, from: at(died.0), to: at(died.1) };
         let mut account = Account::default();
         account.judge(vec![failure], &[death]);
@@ -130,6 +142,12 @@ mod tests {
         assert_eq!(judged(Some(Owner::Has(OTHER)), true, (3, 3)), "lost");
         assert_eq!(judged(Some(Owner::Gives(OTHER)), true, (3, 3)), "died on its way");
         assert_eq!(judged(None, true, (3, 3)), "nobody had noted it");
+    }
+
+    #[test]
+    fn whoever_has_answered_has_noted_that_the_connection_is_his() {
+        assert_eq!(judge(None, true, true, (3, 3)), "lost");
+        assert_eq!(judge(Some(Owner::Has(DEAD)), true, true, (3, 3)), "died with its process");
     }
 
     #[test]
