@@ -188,7 +188,7 @@ fn table(
     Table { title, head: head.map(str::to_owned).into(), rows: rows.collect() }
 }
 
-/// The medians of the runs, in milliseconds.
+/// The medians of the runs, in milliseconds; of two the larger.
 fn of_all(runs: &[Report], of: fn(&Report) -> &Quantiles) -> [f64; 4] {
     let quantiles: [fn(&Quantiles) -> u64; 4] =
         [|all| all.p50, |all| all.p99, |all| all.p999, |all| all.max];
