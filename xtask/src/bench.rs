@@ -21,7 +21,7 @@ const DOCUMENT: &str = "docs/comparison.md";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Takes fewer rounds, leaves out what is large, and writes target/bench/comparison.md instead of
+    /// Takes fewer rounds, leaves out what is large, and writes target/bench/quick/comparison.md instead of
     /// docs/comparison.md. Less than ten minutes.
     #[arg(long)]
     quick: bool,
