@@ -16,5 +16,5 @@ pub use client::{Asked, Hammer, ask};
 pub use figures::{Answer, Figure, Point, Subject, Table};
 pub use peers::peer;
 pub use plot::plot;
-pub use program::{Options, available_mib, now, quantile};
+pub use program::{Options, available_mib, milliseconds, now, quantile};
 pub use server::{Kind, Old, Server, Setup, versions};

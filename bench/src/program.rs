@@ -47,6 +47,12 @@ pub fn now() -> Duration {
     time.try_into().expect("the machine has been up for a positive time")
 }
 
+/// A time as figures tell it.
+#[must_use]
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
 /// The sample that this share of all stays below; of none, 0.
 #[must_use]
 pub fn quantile(samples: &[f64], share: f64) -> f64 {

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use handover::control::{Answer as Told, Client, Request, UpgradeRequest, VerdictOutcome};
 use handover::{Handover, TcpListener};
-use handover_bench::{Answer, Figure, Options};
+use handover_bench::{Answer, Figure, Options, milliseconds};
 use handover_testkit::{Folder, Launch, Service};
 
 /// How long one thing may take before this program gives up.
@@ -157,7 +157,7 @@ impl Subject {
                 None => return Err("no verdict".into()),
             }
         }
-        Ok(begun.elapsed().as_secs_f64() * 1e3)
+        Ok(milliseconds(begun.elapsed()))
     }
 
     /// Asks for the status, and returns how long that took, in milliseconds. It has to tell of as many that drain.
@@ -167,7 +167,7 @@ impl Subject {
         client.send(&Request::Status {})?;
         match client.next_answer_within(Some(TIMEOUT))? {
             Some(Told::Status(status)) if status.generations.len() > draining as usize => {
-                Ok(begun.elapsed().as_secs_f64() * 1e3)
+                Ok(milliseconds(begun.elapsed()))
             }
             other => Err(format!("{draining} drain, but {other:?}").into()),
         }

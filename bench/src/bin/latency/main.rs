@@ -25,7 +25,9 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use handover_bench::{Answer, Asked, Figure, Hammer, Kind, Options, Server, Setup, now, versions};
+use handover_bench::{
+    Answer, Asked, Figure, Hammer, Kind, Options, Server, Setup, milliseconds, now, versions,
+};
 
 /// How long an upgrade may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -176,8 +178,4 @@ fn without_upgrade(server: &Server) -> f64 {
 fn longest(asked: &[Asked], from: Duration) -> f64 {
     let inside = asked.iter().filter(|asked| asked.to > from && asked.from < from + WINDOW);
     milliseconds(inside.map(|asked| asked.to - asked.from).max().unwrap_or_default())
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }

@@ -33,7 +33,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use handover_bench::{Answer, Figure, Options, Table};
+use handover_bench::{Answer, Figure, Options, Table, milliseconds};
 use handover_testkit::process::{Pid, signal};
 use handover_testkit::{Launch, Service, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -106,7 +106,7 @@ fn measure(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         let mut idle = clients::Idle::connect(address, connections)?;
         for _ in 0..rounds {
             let mut add = |name, time: Duration| {
-                figure.add(name, connections as f64, time.as_secs_f64() * 1e3);
+                figure.add(name, connections as f64, milliseconds(time));
             };
             for (way, name) in WAYS.into_iter().zip(NAMES) {
                 add(name, bare::run(connections, way)?);

@@ -24,7 +24,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use handover_bench::{Answer, Figure, Options, now};
+use handover_bench::{Answer, Figure, Options, milliseconds, now};
 use handover_testkit::process::{Pid, exited, signal};
 use handover_testkit::{Launch, Resource, Service, Signal};
 
@@ -71,7 +71,7 @@ fn measure(rounds: usize) -> Answer {
     wait(&subject, 0, "serving ");
     let title = "From the crash of a successor on probation";
     let mut figure = Figure::new("rollback", title, "ms").floor(BARE);
-    let mut add = |name, time: Duration| figure.add(name, 0.0, time.as_secs_f64() * 1e3);
+    let mut add = |name, time: Duration| figure.add(name, 0.0, milliseconds(time));
     for _ in 0..rounds {
         add(BARE, bare());
         let (to_pidfd, to_accept) = crash(&subject, address);

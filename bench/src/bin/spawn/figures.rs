@@ -1,8 +1,6 @@
 //! What is measured.
 
-use std::time::Duration;
-
-use handover_bench::Figure;
+use handover_bench::{Figure, milliseconds};
 
 use crate::memory::Pages;
 use crate::servers::Upgraded;
@@ -88,8 +86,4 @@ impl Set {
             stall: figure("spawn-stall", "Longest stall of a busy thread of a server", "bare"),
         }
     }
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }

@@ -36,7 +36,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use handover_bench::{Answer, Figure, Options};
+use handover_bench::{Answer, Figure, Options, available_mib, milliseconds};
 
 use bare::Way;
 use memory::Source;
@@ -105,7 +105,7 @@ fn measure(options: &Options) -> Result<Answer, Box<dyn Error>> {
     let mut figures = Figures::new();
     let mut notes = Vec::new();
     let sizes = options.pick(&SIZES_QUICK[..], &SIZES[..]);
-    let free = memory::available_bytes();
+    let free = available_mib() * MIB;
     let has_room = |bytes: u64| 2 * bytes + SPARE <= free;
     for (bytes, _) in sizes.iter().filter(|(bytes, _)| !has_room(*bytes)) {
         notes.push(format!(
@@ -180,8 +180,4 @@ impl Figures {
         }
         Ok(())
     }
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }

@@ -118,11 +118,3 @@ impl Drop for Mapping {
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
     }
 }
-
-/// How much memory could be taken.
-pub(crate) fn available_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let value = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kibibytes = value.and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kibibytes.unwrap_or_default() * 1024
-}
